@@ -1,1 +1,23 @@
-""""""
+"""A network and its parts: load, weight matrices, overlays, recorded calls, units."""
+
+from sparsight.networks.load import load
+from sparsight.networks.matrices import WeightMatrix, weight_matrices
+from sparsight.networks.network import Network, open_image
+from sparsight.networks.overlay import overlay
+from sparsight.networks.preprocessing import Preprocessing
+from sparsight.networks.recording import ConvGeometry, LayerCall, Recording
+from sparsight.networks.units import Units
+
+__all__ = [
+    "ConvGeometry",
+    "LayerCall",
+    "Network",
+    "Preprocessing",
+    "Recording",
+    "Units",
+    "WeightMatrix",
+    "load",
+    "open_image",
+    "overlay",
+    "weight_matrices",
+]

@@ -1,0 +1,281 @@
+"""What goes in and out of every weight matrix while the model runs, as it happens.
+
+Calls are seen where the weight is used (``linear``, ``convNd``, ``addmm``, attention), not
+where a module is called, so functional uses, reused modules, explicit padding and the
+projections inside attention are all seen, and no hook is ever put on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparsight.errors import UnsupportedError
+from sparsight.networks.matrices import WeightMatrix
+
+__all__ = ["ConvGeometry", "LayerCall", "Recording"]
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """How a convolution walks over its input: one entry per spatial dimension.
+
+    ``padding`` holds zeros before and after, innermost dimension last; other padding modes
+    arrive already padded and read as zero padding here.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output sees one input position only."""
+        return all(k == 1 for k in self.kernel) and not any(map(any, self.padding))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """One use of a weight matrix.
+
+    Attributes
+    ----------
+    matrix
+        Which one.
+    input
+        ``(N, C, *spatial)`` for convolutions (a missing batch dimension is added),
+        ``(..., columns)`` otherwise.
+    output
+        What the operation returned, bias included: ``(N, C, *spatial)`` or ``(..., rows)``.
+    geometry
+        For convolutions.
+    """
+
+    matrix: WeightMatrix
+    input: Tensor
+    output: Tensor
+    geometry: ConvGeometry | None = None
+
+    def columns(self) -> Tensor:
+        """Return the input as the matrix sees it: ``(groups, columns, N * positions)``."""
+        if self.geometry is None:
+            return self.input.reshape(-1, self.matrix.columns).t()[None]
+        x, geometry = self.input, self.geometry
+        if x.ndim == 3:  # one spatial dimension is two, the first of size one
+            x = x[:, :, None]
+            geometry = ConvGeometry(
+                (1, *geometry.kernel),
+                (1, *geometry.stride),
+                ((0, 0), *geometry.padding),
+                (1, *geometry.dilation),
+            )
+        x = pad_input(x, geometry)
+        unfolded = F.unfold(x, geometry.kernel, geometry.dilation, 0, geometry.stride)
+        n, _, positions = unfolded.shape
+        grouped = unfolded.reshape(n, self.matrix.groups, self.matrix.columns, positions)
+        return grouped.permute(1, 2, 0, 3).reshape(self.matrix.groups, self.matrix.columns, -1)
+
+
+def pad_input(x: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Pad a convolution's input with zeros as its geometry says."""
+    pads = [amount for pair in reversed(geometry.padding) for amount in pair]
+    return F.pad(x, pads) if any(pads) else x
+
+
+def _per_dimension(value: Any, dimensions: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    return values * dimensions if len(values) == 1 else values
+
+
+def _geometry(
+    kernel: tuple[int, ...], stride: Any = 1, padding: Any = 0, dilation: Any = 1
+) -> ConvGeometry:
+    dimensions = len(kernel)
+    steps = _per_dimension(dilation, dimensions)
+    if padding == "valid":
+        pads = ((0, 0),) * dimensions
+    elif padding == "same":
+        totals = [d * (k - 1) for d, k in zip(steps, kernel, strict=True)]
+        pads = tuple((total // 2, total - total // 2) for total in totals)
+    else:
+        pads = tuple((p, p) for p in _per_dimension(padding, dimensions))
+    return ConvGeometry(kernel, _per_dimension(stride, dimensions), pads, steps)
+
+
+def _conv_arguments(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, ConvGeometry]:
+    kernel = tuple(weight.shape[2:])
+    if input.ndim == weight.ndim - 1:
+        input = input[None]
+    return input, weight, _geometry(kernel, stride, padding, dilation)
+
+
+def _linear_arguments(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, None]:
+    return input, weight, None
+
+
+def _addmm_arguments(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> tuple[Tensor, Tensor, None]:
+    return mat1, mat2, None
+
+
+_READERS: dict[Any, Callable[..., tuple[Tensor, Tensor, ConvGeometry | None]]] = {
+    F.linear: _linear_arguments,
+    torch.addmm: _addmm_arguments,
+    torch.conv1d: _conv_arguments,
+    torch.conv2d: _conv_arguments,
+}
+
+
+class Recording(TorchFunctionMode):
+    """See every use of chosen weight matrices while the model runs inside the block.
+
+    Nothing is stored: each use is handed to ``on_call`` and forgotten.
+
+    Parameters
+    ----------
+    model
+        The model that will run inside the block.
+    matrices
+        Which of its weight matrices to report.
+    on_call
+        Called with a :class:`LayerCall` after each use. It runs outside the recording.
+    on_gradient
+        Called with the :class:`LayerCall` and the gradient of its output during a backward
+        pass, one per use, in the order of the backward pass.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sparsight.networks import Recording, weight_matrices
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    >>> with Recording(model, weight_matrices(model), lambda c: print(c.columns().shape)):
+    ...     _ = model(torch.zeros(2, 3, 5, 5))
+    torch.Size([1, 27, 18])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        matrices: Iterable[WeightMatrix],
+        on_call: Callable[[LayerCall], None],
+        on_gradient: Callable[[LayerCall, Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._on_call = on_call
+        self._on_gradient = on_gradient
+        self._by_weight: dict[int, list[WeightMatrix]] = {}
+        for matrix in matrices:
+            key = id(model.get_parameter(matrix.parameter))
+            self._by_weight.setdefault(key, []).append(matrix)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return self._attention(*args, **kwargs)
+        output = func(*args, **kwargs)
+        reader = _READERS.get(func)
+        if reader is not None:
+            x, weight, geometry = reader(*args, **kwargs)
+            for matrix in self._by_weight.get(id(weight), ()):
+                self._report(LayerCall(matrix, x, output, geometry))
+        return output
+
+    def _report(self, call: LayerCall) -> None:
+        self._on_call(call)
+        if self._on_gradient is not None and call.output.requires_grad:
+            handler = self._on_gradient
+
+            def hand_over(gradient: Tensor) -> None:
+                handler(call, gradient)
+
+            call.output.register_hook(hand_over)
+
+    def _project(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, owner: Tensor, start: int
+    ) -> Tensor:
+        output = F.linear(x, weight, bias)
+        for matrix in self._by_weight.get(id(owner), ()):
+            if matrix.start == start:
+                self._report(LayerCall(matrix, x, output))
+        return output
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        embed_dim_to_check: int,
+        num_heads: int,
+        in_proj_weight: Tensor | None,
+        in_proj_bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        *positional: Any,
+        q_proj_weight: Tensor | None = None,
+        k_proj_weight: Tensor | None = None,
+        v_proj_weight: Tensor | None = None,
+        use_separate_proj_weight: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Run attention with its four projections taken out of the fused call.
+
+        The fused call gets identity projections instead, which change no bit of the result.
+        """
+        if positional:
+            raise UnsupportedError(
+                "multi_head_attention_forward is called with positional options: "
+                "pass them by keyword"
+            )
+        width = embed_dim_to_check
+        if in_proj_weight is not None:
+            owners = [in_proj_weight] * 3
+            weights = list(in_proj_weight.chunk(3))
+            starts = [0, width, 2 * width]
+        else:
+            assert q_proj_weight is not None
+            assert k_proj_weight is not None
+            assert v_proj_weight is not None
+            owners = weights = [q_proj_weight, k_proj_weight, v_proj_weight]
+            starts = [0, 0, 0]
+        biases = [None] * 3 if in_proj_bias is None else list(in_proj_bias.chunk(3))
+        q, k, v = (
+            self._project(x, weight, bias, owner, start)
+            for x, weight, bias, owner, start in zip(
+                (query, key, value), weights, biases, owners, starts, strict=True
+            )
+        )
+        eye = torch.eye(width, dtype=q.dtype, device=q.device)
+        mixed, attention = F.multi_head_attention_forward(
+            q, k, v, width, num_heads, None, None, bias_k, bias_v, add_zero_attn, dropout_p,
+            eye, None, use_separate_proj_weight=True, q_proj_weight=eye, k_proj_weight=eye,
+            v_proj_weight=eye, **options,
+        )  # fmt: skip
+        return self._project(mixed, out_proj_weight, out_proj_bias, out_proj_weight, 0), attention

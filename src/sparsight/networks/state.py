@@ -1,0 +1,108 @@
+"""Weights from files: never unpickled, never half-matched."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sparsight.errors import NetworkError, NumericalError
+
+__all__ = ["load_weights", "read_state"]
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
+_SHOWN = 6
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors``, ``.pt``, ``.pth`` or ``.bin``.
+
+    Pickled files are read with ``weights_only=True``: tensors yes, code no.
+
+    Raises
+    ------
+    NetworkError
+        If the file is missing, corrupt, of another kind, or wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NetworkError(f"no such weights file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix not in {".pt", ".pth", ".bin"}:
+            raise NetworkError(
+                f"{path} is no weights file: give a .safetensors file or a .pt/.pth state dict"
+            )
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise NetworkError(
+            f"{path} is corrupt or holds more than tensors and was not unpickled: save "
+            "model.state_dict() and give that"
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NetworkError(f"{path} cannot be read as weights ({reason})") from error
+    for key in _NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise NetworkError(f"{path} holds no state dict: save model.state_dict() and give that")
+    return content
+
+
+def _without_prefixes(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    stripped = True
+    while stripped and not wanted & set(state):
+        stripped = False
+        for prefix in _PREFIXES:
+            if state and all(key.startswith(prefix) for key in state):
+                state = {key.removeprefix(prefix): value for key, value in state.items()}
+                stripped = True
+    return state
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a weights file into a model; every key must match.
+
+    Prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``) are taken off where all keys
+    carry one; ``num_batches_tracked`` may be absent; half-precision values are cast.
+
+    Raises
+    ------
+    NetworkError
+        With the missing, unexpected and misshapen keys, if any; nothing is loaded then.
+    NumericalError
+        If a tensor holds NaN or infinite values.
+    """
+    wanted = model.state_dict()
+    state = _without_prefixes(read_state(path), set(wanted))
+    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = sorted(set(wanted) - set(state) - optional)
+    unexpected = sorted(set(state) - set(wanted))
+    shapes = sorted(
+        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in set(state) & set(wanted)
+        if state[key].shape != wanted[key].shape
+    )
+    problems = [
+        f"{len(keys)} {what}: {_some(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", shapes))
+        if keys
+    ]
+    if problems:
+        raise NetworkError(f"the weights in {path} do not fit the model; " + "; ".join(problems))
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise NumericalError(f"weights {path} are corrupt: {key!r} holds NaN or infinity")
+    model.load_state_dict(state, strict=False)
