@@ -1,0 +1,17 @@
+"""Sparse regression of one layer: pure tensor kernels behind one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sparsight.traces.solvers.solution import Solution, relative_error
+from sparsight.traces.solvers.sparsegpt import sparsegpt
+
+__all__ = ["SOLVERS", "Solution", "Solver", "relative_error", "sparsegpt"]
+
+Solver = Callable[[Tensor, Tensor, float, int, float], Solution]
+"""``(weight, moment, sparsity, block, damping) -> Solution``; see :func:`sparsegpt`."""
+
+SOLVERS: dict[str, Solver] = {"sparsegpt": sparsegpt}
