@@ -1,0 +1,265 @@
+"""Cases on disk: written whole or not at all, checked when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from sparsight.errors import InputError
+from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.reports.page import render_page
+
+__all__ = ["SCHEMA", "SCHEMA_VERSION", "read_case", "read_manifest", "write_case"]
+
+#: Name and version of the manifest's form.
+SCHEMA, SCHEMA_VERSION = "sparsight.case", 1
+
+_PAGE, _MAPS, _MANIFEST = "index.html", "maps.safetensors", "case.json"
+_OURS = frozenset({_PAGE, _MAPS, _MANIFEST})
+
+
+def _versions(case: CaseFile) -> dict[str, str]:
+    found = {str(key): str(value) for key, value in case.versions.items()}
+    for package in ("sparsight", "numpy", "pillow", "jinja2"):
+        if package not in found:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "not installed as a package"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON knows; infinities and NaN as text, the unknown by its string."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _fields(thing: Any, skip: frozenset[str]) -> dict[str, Any]:
+    return {
+        item.name: _plain(getattr(thing, item.name))
+        for item in dataclasses.fields(thing)
+        if item.name not in skip
+    }
+
+
+def _arrays(case: CaseFile) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"image": case.image}
+    if case.truth_mask is not None:
+        arrays["truth_mask"] = np.asarray(case.truth_mask).astype(np.uint8)
+    for pair in case.maps:
+        for side, heat in pair.heats.items():
+            arrays[f"maps/{pair.method}/{side}"] = heat
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _described(case: CaseFile) -> dict[str, Any]:
+    body = _fields(case, frozenset({"image", "truth_mask", "maps", "layers", "classes"}))
+    body["classes"] = [_fields(row, frozenset()) for row in case.classes]
+    body["layers"] = [_fields(row, frozenset()) for row in case.layers]
+    body["maps"] = [_fields(pair, frozenset({"dense", "traced"})) for pair in case.maps]
+    return body
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _fill(folder: Path, case: CaseFile) -> None:
+    (folder / _PAGE).write_text(render_page(case), encoding="utf-8")
+    save_file(_arrays(case), folder / _MAPS)
+    written = {name: folder / name for name in (_PAGE, _MAPS)}
+    manifest = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "created": case.created,
+        "seed": case.seed,
+        "versions": _versions(case),
+        "files": {
+            name: {"sha256": _digest(path), "bytes": path.stat().st_size}
+            for name, path in written.items()
+        },
+        "case": _described(case),
+    }
+    for path in written.values():
+        _flush(path)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+    _flush(folder / _MANIFEST)
+
+
+def _may_replace(folder: Path, *, overwrite: bool) -> None:
+    """Refuse everything but an empty folder, or a case when asked to overwrite it."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder} is a file or a link: choose another folder for the case")
+    present = {entry.name for entry in folder.iterdir()}
+    if not present:
+        return
+    if not overwrite:
+        raise InputError(
+            f"{folder} is not empty: choose another folder, "
+            "or pass overwrite=True to replace a case"
+        )
+    strange = sorted(present - _OURS)
+    if strange:
+        raise InputError(
+            f"{folder} holds {strange[0]}, which is no part of a case "
+            "and would be lost: move it away"
+        )
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Build a folder beside its final place and swap it in; on any failure leave no trace."""
+    token = secrets.token_hex(4)
+    fresh = folder.with_name(f".{folder.name}.{token}.partial")
+    former = folder.with_name(f".{folder.name}.{token}.former")
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        if folder.exists():
+            folder.rename(former)
+        fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if former.exists() and not folder.exists():
+            former.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def write_case(case: CaseFile, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write ``index.html``, ``maps.safetensors`` and, last, ``case.json`` into a folder.
+
+    The folder is built under another name beside its place and renamed when it is complete: after
+    an error or Ctrl-C there is either the former state or the new one, never half a case.
+
+    Parameters
+    ----------
+    case
+        What to write.
+    folder
+        Where; parents are made.
+    overwrite
+        Replace a case that is already there. Other files in the folder are never deleted.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something already, or cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> case = CaseFile("dog", np.zeros((8, 8, 3)), "dog.png", "torchvision:resnet18", 0, "dog",
+    ...                 (ClassRow(0, "dog", 0.8, 0.9),), kl=0.03, sparsity=0.95)
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     page = write_case(case, Path(place) / "dog")
+    ...     page.name, read_manifest(page.parent)["schema_version"]
+    ('index.html', 1)
+    """
+    folder = Path(os.path.abspath(folder))
+    _may_replace(folder, overwrite=overwrite)
+    try:
+        replace_folder(folder, lambda fresh: _fill(fresh, case))
+    except OSError as error:
+        raise InputError(f"the case cannot be written to {folder} ({error.strerror})") from error
+    return folder / _PAGE
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read ``case.json`` and check every file it names against its SHA-256.
+
+    Raises
+    ------
+    InputError
+        If it is missing, of another schema, or a file is missing or was changed.
+    """
+    folder = Path(folder)
+    path = folder / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{folder} is no case: {_MANIFEST} cannot be read") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: write the case again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not a {SCHEMA} manifest")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {manifest.get('schema_version')}, this Sparsight reads "
+            f"{SCHEMA_VERSION}: use the version that wrote it"
+        )
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or set(listed) != {_PAGE, _MAPS}:
+        raise InputError(f"{path} does not list {_PAGE} and {_MAPS}: write the case again")
+    for name, facts in listed.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing: write the case again")
+        if not isinstance(facts, dict) or _digest(file) != facts.get("sha256"):
+            raise InputError(f"{file} was changed after the case was written: write it again")
+    return manifest
+
+
+def read_case(folder: str | Path) -> CaseFile:
+    """Read a case back from its folder, e.g. to render it anew or to compute on its maps.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_manifest`, or if the contents do not make a case.
+    """
+    folder = Path(folder)
+    body = dict(read_manifest(folder)["case"])
+    try:
+        arrays = load_file(folder / _MAPS)
+        body["classes"] = tuple(ClassRow(**row) for row in body["classes"])
+        body["layers"] = tuple(LayerRow(**row) for row in body["layers"])
+        body["maps"] = tuple(
+            MapPair(
+                **{**row, "notes": tuple(row["notes"])},
+                dense=arrays.get(f"maps/{row['method']}/dense"),
+                traced=arrays.get(f"maps/{row['method']}/traced"),
+            )
+            for row in body["maps"]
+        )
+        body |= {"kl": float(body["kl"]), "warnings": tuple(body["warnings"])}
+        return CaseFile(**body, image=arrays["image"], truth_mask=arrays.get("truth_mask"))
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder / _MANIFEST} does not describe a case ({error})") from error

@@ -1,0 +1,125 @@
+"""What the terminal shows of a case: progress while it is made, a table when it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from sparsight.reports.case import CaseFile
+from sparsight.reports.readings import grade_gap, grade_kl
+from sparsight.reports.text import clean, percent, plain_number, probability
+
+__all__ = ["progress", "summary"]
+
+_TONES = {"good": "green", "fair": "yellow", "bad": "red", "none": "dim"}
+
+
+def progress(console: Console | None = None, *, quiet: bool = False) -> Progress:
+    """Make a progress bar with the time left, on standard error.
+
+    It shows nothing if ``quiet`` (as for ``--json``) or if the console is no terminal, and is
+    wiped when it is done.
+
+    Examples
+    --------
+    >>> with progress(quiet=True) as bar:
+    ...     task = bar.add_task("tracing", total=3)
+    ...     bar.advance(task, 3)
+    """
+    console = console if console is not None else Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left", style="dim"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+def _gap(value: float | None) -> Text:
+    if value is None:
+        return Text("–", style="dim")
+    grade = grade_gap(value)
+    return Text(f"{percent(abs(value))} {grade.word}", style=_TONES[grade.tone])
+
+
+def _classes(case: CaseFile) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("class", overflow="fold")
+    table.add_column("dense", justify="right")
+    table.add_column("traced", justify="right")
+    for row in sorted(case.classes, key=lambda row: -max(row.dense, row.traced)):
+        mark = "  <- explained" if row.index == case.target_index else ""
+        label = Text(clean(row.label)).append(mark, style="cyan")
+        table.add_row(label, probability(row.dense), probability(row.traced))
+    return table
+
+
+def _methods(case: CaseFile) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("method", overflow="fold")
+    table.add_column("gap, dense")
+    table.add_column("gap, traced")
+    table.add_column("of", overflow="fold")
+    for pair in case.maps:
+        name = Text(clean(pair.title))
+        if pair.refused:
+            table.add_row(
+                name, Text("refused", style="yellow"), "", Text(clean(pair.refused), "dim")
+            )
+        else:
+            checked = pair.dense_gap is not None or pair.traced_gap is not None
+            of = clean(pair.gap_of) if checked else "no check for this method"
+            table.add_row(name, _gap(pair.dense_gap), _gap(pair.traced_gap), Text(of, "dim"))
+    return table
+
+
+def summary(case: CaseFile, page: Path | None = None) -> Group:
+    """Lay the case out for a terminal: verdict, classes, gaps of every method, the page's path.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparsight.reports.case import ClassRow
+    >>> case = CaseFile("t", np.zeros((4, 4, 3)), "i.png", "net", 0, "cat",
+    ...                 (ClassRow(0, "cat", 0.9, 0.8),), kl=0.02, sparsity=0.95)
+    >>> Console(width=80, color_system=None).print(summary(case))
+    t
+    prediction kept · 95.0 % of the weights removed · KL 0.02 nats (close)
+    <BLANKLINE>
+    class               dense  traced
+    cat  <- explained  90.0 %  80.0 %
+    """
+    grade = grade_kl(case.kl)
+    verdict = Text()
+    if case.agrees:
+        verdict.append("prediction kept", style="green")
+    else:
+        verdict.append("prediction changed", style="red")
+    verdict.append(f" · {percent(case.sparsity)} of the weights removed · KL ")
+    verdict.append(f"{plain_number(case.kl)} nats ({grade.word})", style=_TONES[grade.tone])
+    parts: list[Text | Table] = [Text(clean(case.title), style="bold"), verdict]
+    parts += [Text(f"! {clean(warning)}", style="yellow") for warning in case.warnings]
+    parts += [Text(), _classes(case)]
+    if case.maps:
+        parts += [Text(), _methods(case)]
+    if page is not None:
+        parts += [Text(), Text.assemble("page  ", (clean(page), "bold"), no_wrap=True)]
+    return Group(*parts)
