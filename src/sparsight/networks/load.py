@@ -76,8 +76,7 @@ def _count_outputs(network: Network) -> int:
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise NetworkError(
-                f"{network.spec} cannot process an image of {network.preprocessing.size} "
-                f"({reason})"
+                f"{network.spec} cannot process an image of {network.preprocessing.size} ({reason})"
             ) from error
 
 
@@ -142,5 +141,3 @@ def load(
     elif len(names) != count:
         names = tuple(f"class {index}" for index in range(count))
     return Network(model, found.preprocessing, names, spec, info)
-
-

@@ -111,13 +111,13 @@ def _conv(name: str, module: nn.Module) -> Iterator[WeightMatrix]:
 
 
 def _linear(name: str, module: nn.Module) -> Iterator[WeightMatrix]:
-    rows, columns = module.weight.shape  # type: ignore[misc, union-attr]
+    rows, columns = module.weight.shape  # type: ignore[misc]
     parameter = f"{name}.weight" if name else "weight"
     yield WeightMatrix(name, parameter, "linear", 1, int(rows), int(columns))
 
 
 def _transposed_linear(name: str, module: nn.Module) -> Iterator[WeightMatrix]:
-    columns, rows = module.weight.shape  # type: ignore[misc, union-attr]
+    columns, rows = module.weight.shape  # type: ignore[misc]
     parameter = f"{name}.weight" if name else "weight"
     yield WeightMatrix(name, parameter, "transposed_linear", 1, int(rows), int(columns))
 
@@ -127,7 +127,8 @@ def _attention(name: str, module: nn.Module) -> Iterator[WeightMatrix]:
     width = int(module.embed_dim)  # type: ignore[arg-type]
     parts = ("query", "key", "value")
     for index, (part, letter) in enumerate(zip(parts, "qkv", strict=True)):
-        if module.in_proj_weight is not None:
+        fused: Tensor | None = getattr(module, "in_proj_weight", None)
+        if fused is not None:
             parameter, columns, start = f"{prefix}in_proj_weight", width, index * width
         else:
             parameter, start = f"{prefix}{letter}_proj_weight", 0

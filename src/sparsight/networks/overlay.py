@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from sparsight.errors import NetworkError
 __all__ = ["overlay"]
 
 _HOOKS = tuple(
-    name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs",
-                                                         "_hooks_always_called"))
+    name
+    for name in vars(nn.Module())
+    if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
 )
 
 
@@ -30,8 +32,14 @@ class _Snapshot:
         self.flags = [p.requires_grad for p in self.parameters]
         self.buffers = [(b, b.detach().clone(), b._version) for b in model.buffers()]
         self.modules = [
-            (m, m.training, dict(m._modules), dict(m._parameters), dict(m._buffers),
-             {name: dict(getattr(m, name)) for name in _HOOKS})
+            (
+                m,
+                m.training,
+                dict(m._modules),
+                dict(m._parameters),
+                dict(m._buffers),
+                {name: dict(getattr(m, name)) for name in _HOOKS},
+            )
             for m in model.modules()
         ]
 
@@ -39,15 +47,11 @@ class _Snapshot:
         """Put everything back where it was."""
         for module, training, modules, parameters, buffers, hooks in self.modules:
             module.training = training
-            for table, saved in (
-                (module._modules, modules),
-                (module._parameters, parameters),
-                (module._buffers, buffers),
-                *((getattr(module, name), kept) for name, kept in hooks.items()),
-            ):
-                if list(table.items()) != list(saved.items()):
-                    table.clear()
-                    table.update(saved)
+            _put_back(module._modules, modules)
+            _put_back(module._parameters, parameters)
+            _put_back(module._buffers, buffers)
+            for name, kept in hooks.items():
+                _put_back(getattr(module, name), kept)
         for parameter, data, grad, flag in zip(
             self.parameters, self.data, self.grads, self.flags, strict=True
         ):
@@ -58,6 +62,13 @@ class _Snapshot:
             for buffer, value, version in self.buffers:
                 if buffer._version != version:
                     buffer.copy_(value)
+
+
+def _put_back(table: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    same = list(table) == list(saved) and all(table[key] is saved[key] for key in saved)
+    if not same:
+        table.clear()
+        table.update(saved)
 
 
 @contextmanager

@@ -59,7 +59,8 @@ def to_unit(image: Image.Image, channels: int = 3) -> Tensor:
         flat.alpha_composite(image.convert("RGBA"))
         image = flat
     image = image.convert("RGB" if channels == 3 else "L")
-    return transforms.to_dtype(transforms.pil_to_tensor(image), torch.float32, scale=True)
+    pixels: Tensor = transforms.pil_to_tensor(image)
+    return pixels.float() / 255
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Preprocessing:
 
     def frame(self, unit: Tensor) -> Tensor:
         """Resize and crop values in [0, 1], shape ``(C, H, W)``, to the network's input frame."""
+        out: Tensor
         mode = _INTERPOLATIONS[self.interpolation]
         height, width = self.size
         if self.resize is None:

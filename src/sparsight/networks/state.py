@@ -34,7 +34,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise NetworkError(f"no such weights file: {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return dict(load_file(path))
         if path.suffix not in {".pt", ".pth", ".bin"}:
             raise NetworkError(
                 f"{path} is no weights file: give a .safetensors file or a .pt/.pth state dict"

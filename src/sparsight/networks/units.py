@@ -41,7 +41,7 @@ class Units:
 
     @classmethod
     def of(cls, model: nn.Module, matrices: Iterable[WeightMatrix] | None = None) -> Units:
-        """Number the units of a model, or of some of its weight matrices."""
+        """Build the numbering for a model, or for some of its weight matrices."""
         return cls(tuple(weight_matrices(model) if matrices is None else matrices))
 
     @property

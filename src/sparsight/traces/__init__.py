@@ -1,1 +1,19 @@
-""""""
+"""SPADE: the weights that matter for one sample, as a trace beside the untouched network."""
+
+from sparsight.traces.allocation import Sparsity, allocate
+from sparsight.traces.augment import Augmentation
+from sparsight.traces.engine import trace
+from sparsight.traces.presets import PRESETS
+from sparsight.traces.result import LayerTrace, Trace
+from sparsight.traces.solvers import SOLVERS
+
+__all__ = [
+    "PRESETS",
+    "SOLVERS",
+    "Augmentation",
+    "LayerTrace",
+    "Sparsity",
+    "Trace",
+    "allocate",
+    "trace",
+]

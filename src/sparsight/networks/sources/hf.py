@@ -50,9 +50,7 @@ def find(name: str, pretrained: bool) -> Found:
         from transformers import AutoConfig, AutoModelForImageClassification
         from transformers.image_processing_base import ImageProcessingMixin
     except ImportError as error:
-        raise NetworkError(
-            "hf: networks need transformers: pip install 'sparsight[hf]'"
-        ) from error
+        raise NetworkError("hf: networks need transformers: pip install 'sparsight[hf]'") from error
     info: dict[str, Any] = {"weights": name if pretrained else "untrained"}
     try:
         config = AutoConfig.from_pretrained(name)

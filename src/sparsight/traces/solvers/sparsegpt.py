@@ -124,9 +124,7 @@ def sparsegpt(
     notes = [note] if note else []
     if bool(dead.any()):
         notes.append(f"{int(dead.sum())} inputs are always zero")
-    return Solution(
-        sparse.transpose(1, 2).to(weight.dtype), float(added.mean()), "; ".join(notes)
-    )
+    return Solution(sparse.transpose(1, 2).to(weight.dtype), float(added.mean()), "; ".join(notes))
 
 
 def _sweep(dense: Tensor, factor: Tensor, sparsity: float, block: int) -> Tensor:
@@ -175,6 +173,7 @@ def _entry_state(target: Tensor, inner: Tensor, dense: Tensor) -> Tensor:
     if inner.shape[-1] == 1:
         return target
     strict = inner.tril(-1)
-    return torch.linalg.solve_triangular(
+    entry: Tensor = torch.linalg.solve_triangular(
         inner, torch.baddbmm(target, strict, dense), upper=False, unitriangular=True
     )
+    return entry

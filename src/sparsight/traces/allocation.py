@@ -1,0 +1,103 @@
+"""How sparse each layer becomes: one number, numbers per block, a ramp, or a published set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from math import isfinite
+
+from sparsight.errors import InputError
+from sparsight.networks import WeightMatrix
+from sparsight.traces.presets import PRESETS
+
+__all__ = ["Sparsity", "allocate"]
+
+Sparsity = float | str | Mapping[str, float]
+"""A ratio for all layers; a mapping from layer patterns to ratios; ``ramp:RATIO``; a preset."""
+
+
+def _ratio(value: object, where: str) -> float:
+    try:
+        ratio = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sparsity {value!r} {where} is no number") from error
+    if not isfinite(ratio) or not 0 <= ratio < 1:
+        raise InputError(
+            f"sparsity {ratio:g} {where} is out of range: it must lie in [0, 1), "
+            "as the share of weights to prune"
+        )
+    return ratio
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return (
+        name == pattern
+        or name.startswith((f"{pattern}.", f"{pattern}["))
+        or fnmatchcase(name, pattern)
+    )
+
+
+def _by_pattern(ratios: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    checked = {pattern: _ratio(value, f"of {pattern!r}") for pattern, value in ratios.items()}
+    unused = [p for p in checked if not any(_matches(p, name) for name in names)]
+    if unused:
+        raise InputError(
+            f"no layer matches {unused[0]!r}: layers are called {names[0]!r} ... {names[-1]!r}"
+        )
+    result = []
+    for name in names:
+        hits = [p for p in checked if _matches(p, name)]
+        result.append(checked[max(hits, key=len)] if hits else 0.0)
+    return result
+
+
+def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, float]:
+    """Give each weight matrix its sparsity.
+
+    Parameters
+    ----------
+    sparsity
+        A ratio in [0, 1) for every layer. Or a mapping from layers to ratios: a module path
+        covers everything below it (``layer4``), globs work (``*.conv2``), the longest match
+        wins, layers without a match stay dense. Or ``ramp:0.95``: rising linearly from 0 at
+        the first layer to the given ratio at the last. Or the name of a published set,
+        see :data:`sparsight.traces.PRESETS`.
+    matrices
+        Layers in the order of use.
+
+    Returns
+    -------
+    dict
+        Sparsity by layer name.
+
+    Raises
+    ------
+    InputError
+        A ratio out of range, a pattern that fits nothing, an unknown name.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sparsight.networks import weight_matrices
+    >>> layers = weight_matrices(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    >>> allocate({"*": 0.5, "1": 0.9}, layers)
+    {'0': 0.5, '1': 0.9}
+    """
+    names = [matrix.name for matrix in matrices]
+    if not names:
+        return {}
+    if isinstance(sparsity, Mapping):
+        return dict(zip(names, _by_pattern(sparsity, names), strict=True))
+    if isinstance(sparsity, str):
+        if sparsity.startswith("ramp:"):
+            top = _ratio(sparsity.removeprefix("ramp:"), "of the ramp")
+            last = max(len(names) - 1, 1)
+            return {name: top * index / last for index, name in enumerate(names)}
+        if sparsity in PRESETS:
+            return dict(zip(names, _by_pattern(PRESETS[sparsity], names), strict=True))
+        if not sparsity.replace(".", "").replace("-", "").isdigit():
+            raise InputError(
+                f"unknown sparsity {sparsity!r}: give a number in [0, 1), ramp:NUMBER, or one of "
+                f"{', '.join(sorted(PRESETS))}"
+            )
+    return dict.fromkeys(names, _ratio(sparsity, "for all layers"))

@@ -1,0 +1,264 @@
+"""A trace: the weights that matter for one sample, and how far to trust them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sparsight.errors import InputError, NetworkError
+from sparsight.networks import Network, overlay
+from sparsight.networks.outputs import LogitsOnly
+from sparsight.storage import atomic_folder, read_manifest, write_manifest
+
+__all__ = ["LayerTrace", "Trace"]
+
+_SCHEMA = 1
+_MANIFEST = "trace.json"
+_TENSORS = "trace.safetensors"
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """What became of one weight matrix.
+
+    Attributes
+    ----------
+    name, parameter, kind, groups, rows, columns
+        As in :class:`sparsight.networks.WeightMatrix`.
+    requested
+        Share of weights that was to be pruned.
+    sparsity
+        Share of weights that are zero in the trace.
+    error
+        Relative output error on the augmentations; ``None`` where nothing was recorded.
+    damping
+        Absolute damping added to the diagonal of the second moment.
+    note
+        Dead inputs, a change of precision, or why the layer was left alone.
+    """
+
+    name: str
+    parameter: str
+    kind: str
+    groups: int
+    rows: int
+    columns: int
+    requested: float
+    sparsity: float
+    error: float | None
+    damping: float
+    note: str = ""
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return self.groups * self.rows * self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A network pruned for one sample, kept apart from the network.
+
+    A trace is fitted to one image and its augmentations. It says nothing about other images,
+    and a weight that it drops may still matter to the network.
+
+    Attributes
+    ----------
+    tensors
+        Pruned parameters by name, same shape as the network's.
+    layers
+        What became of each weight matrix, in the order in which the network uses them.
+    dense_logits, traced_logits
+        Answers of the dense and the traced network to the sample itself, ``(classes,)``.
+    settings
+        Everything that shaped the trace: solver, sparsity, augmentation, seed, damping.
+    versions
+        Library versions.
+    seconds
+        Time per stage.
+    """
+
+    tensors: Mapping[str, Tensor]
+    layers: tuple[LayerTrace, ...]
+    dense_logits: Tensor
+    traced_logits: Tensor
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zero weights over all weight matrices, those left dense included."""
+        total = sum(layer.numel for layer in self.layers)
+        return sum(layer.sparsity * layer.numel for layer in self.layers) / max(total, 1)
+
+    @property
+    def prediction(self) -> tuple[int, int]:
+        """Class answered by the dense and by the traced network."""
+        return int(self.dense_logits.argmax()), int(self.traced_logits.argmax())
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both answer the same class."""
+        return self.prediction[0] == self.prediction[1]
+
+    @property
+    def confidence(self) -> tuple[float, float]:
+        """Softmax probability that dense and traced network give the *dense* prediction."""
+        index = self.prediction[0]
+        dense, traced = (logits.softmax(-1)[index].item() for logits in self._logits())
+        return dense, traced
+
+    @property
+    def kl(self) -> float:
+        """KL divergence of the traced from the dense prediction, in nats."""
+        dense, traced = (logits.log_softmax(-1) for logits in self._logits())
+        return max(0.0, float((dense.exp() * (dense - traced)).sum()))
+
+    def _logits(self) -> tuple[Tensor, Tensor]:
+        return self.dense_logits.double(), self.traced_logits.double()
+
+    def applied(self, model: Network | nn.Module) -> AbstractContextManager[nn.Module]:
+        """Put the trace into the network for the length of a ``with`` block.
+
+        Any code may use the network inside: captum, zennit, grad-cam, a plain backward. Dense
+        weights, gradients, hooks and flags are back afterwards, also after an error.
+
+        Parameters
+        ----------
+        model
+            The network (or its module) that was traced.
+
+        Raises
+        ------
+        NetworkError
+            If it has other parameters than the one traced.
+
+        Examples
+        --------
+        >>> import torch, sparsight
+        >>> network = sparsight.load("embedded")
+        >>> x = torch.randn(1, 3, 64, 64)
+        >>> found = sparsight.trace(network, x, augmentations=4)
+        >>> with found.applied(network) as model:
+        ...     same = torch.allclose(model(x)[0], found.traced_logits)
+        >>> same
+        True
+        """
+        return overlay(_module(model), self.tensors)
+
+    @overload
+    def network(self, model: Network) -> Network: ...
+    @overload
+    def network(self, model: nn.Module) -> nn.Module: ...
+    def network(self, model: Network | nn.Module) -> Network | nn.Module:
+        """Return a copy of the network with the trace written into it for good.
+
+        Raises
+        ------
+        NetworkError
+            If it has other parameters than the one traced.
+        """
+        duplicate = copy.deepcopy(_module(model))
+        with overlay(duplicate, self.tensors):
+            pass  # refuses what does not fit
+        with torch.no_grad():
+            for name, value in self.tensors.items():
+                duplicate.get_parameter(name).copy_(value)
+        if isinstance(model, Network):
+            return Network(
+                duplicate, model.preprocessing, model.labels, f"{model.spec} (traced)", model.info
+            )
+        return duplicate
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the trace: bit-packed masks and the values that are left, manifest last.
+
+        Raises
+        ------
+        InputError
+            If the folder exists and ``overwrite`` is false, or cannot be written.
+        """
+        folder = Path(folder)
+        packed: dict[str, Tensor] = {
+            "dense_logits": self.dense_logits.contiguous(),
+            "traced_logits": self.traced_logits.contiguous(),
+        }
+        for name, value in self.tensors.items():
+            flat = value.detach().cpu().reshape(-1)
+            kept = flat != 0
+            packed[f"mask:{name}"] = torch.from_numpy(np.packbits(kept.numpy()))
+            packed[f"values:{name}"] = flat[kept]
+        manifest = {
+            "kind": "trace",
+            "schema": _SCHEMA,
+            "shapes": {name: list(value.shape) for name, value in self.tensors.items()},
+            "layers": [asdict(layer) for layer in self.layers],
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "seconds": dict(self.seconds),
+        }
+        with atomic_folder(folder, overwrite=overwrite) as temporary:
+            save_file(packed, temporary / _TENSORS)
+            write_manifest(temporary, _MANIFEST, manifest)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Trace:
+        """Read a saved trace; the result is bit-identical to what was saved.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no trace, or a damaged one.
+        """
+        manifest = read_manifest(folder, _MANIFEST, "trace", _SCHEMA)
+        try:
+            packed = load_file(Path(folder) / _TENSORS)
+            tensors = {}
+            for name, shape in manifest["shapes"].items():
+                size = int(np.prod(shape))
+                bits = np.unpackbits(packed[f"mask:{name}"].numpy(), count=size).astype(bool)
+                values = packed[f"values:{name}"]
+                flat = torch.zeros(size, dtype=values.dtype)
+                flat[torch.from_numpy(bits)] = values
+                tensors[name] = flat.reshape(shape)
+            return cls(
+                tensors,
+                tuple(LayerTrace(**layer) for layer in manifest["layers"]),
+                packed["dense_logits"],
+                packed["traced_logits"],
+                manifest["settings"],
+                manifest["versions"],
+                manifest["seconds"],
+            )
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"the trace in {folder} is damaged ({error})") from error
+
+    def __repr__(self) -> str:
+        dense, traced = self.prediction
+        kept = "kept" if self.agrees else f"changed from class {dense} to {traced}"
+        return (
+            f"Trace({len(self.tensors)} parameters pruned, sparsity {self.sparsity:.1%}, "
+            f"prediction {kept}, KL {self.kl:.3g} nats)"
+        )
+
+
+def _module(model: Network | nn.Module) -> nn.Module:
+    if isinstance(model, Network):
+        return model.model
+    if isinstance(model, LogitsOnly):
+        return model.model
+    if isinstance(model, nn.Module):
+        return model
+    raise NetworkError(f"expected a network or a torch module, not {type(model).__name__}")
