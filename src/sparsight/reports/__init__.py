@@ -4,13 +4,14 @@ from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair
 from sparsight.reports.gallery import write_index
 from sparsight.reports.page import render_page
 from sparsight.reports.store import read_case, read_manifest, write_case
-from sparsight.reports.terminal import progress, summary
+from sparsight.reports.terminal import print_summary, progress, summary
 
 __all__ = [
     "CaseFile",
     "ClassRow",
     "LayerRow",
     "MapPair",
+    "print_summary",
     "progress",
     "read_case",
     "read_manifest",

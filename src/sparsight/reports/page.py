@@ -126,7 +126,7 @@ def _row(pair: MapPair, mask: NDArray[np.bool_] | None) -> tuple[_Row, Reading]:
     reading = read_pair(pair, mask)
     gaps = {"dense": pair.dense_gap, "traced": pair.traced_gap}
     badges = tuple(
-        _Badge(side, "" if gaps[side] is None else percent(abs(gaps[side] or 0.0)), grade)
+        _Badge(side, "" if gaps[side] is None else firm(percent(abs(gaps[side] or 0.0))), grade)
         for side in pair.heats
         for grade in (grade_gap(gaps[side]),)
     )

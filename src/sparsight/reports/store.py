@@ -197,8 +197,8 @@ def write_case(case: CaseFile, folder: str | Path, *, overwrite: bool = False) -
     _may_replace(folder, overwrite=overwrite)
     try:
         replace_folder(folder, lambda fresh: _fill(fresh, case))
-    except OSError as error:
-        raise InputError(f"the case cannot be written to {folder} ({error.strerror})") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"the case cannot be written to {folder} ({error})") from error
     return folder / _PAGE
 
 

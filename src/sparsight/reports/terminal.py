@@ -21,7 +21,7 @@ from sparsight.reports.case import CaseFile
 from sparsight.reports.readings import grade_gap, grade_kl
 from sparsight.reports.text import clean, percent, plain_number, probability
 
-__all__ = ["progress", "summary"]
+__all__ = ["print_summary", "progress", "summary"]
 
 _TONES = {"good": "green", "fair": "yellow", "bad": "red", "none": "dim"}
 
@@ -91,8 +91,8 @@ def _methods(case: CaseFile) -> Table:
     return table
 
 
-def summary(case: CaseFile, page: Path | None = None) -> Group:
-    """Lay the case out for a terminal: verdict, classes, gaps of every method, the page's path.
+def summary(case: CaseFile) -> Group:
+    """Lay the case out for a terminal: verdict, warnings, classes, gaps of every method.
 
     Examples
     --------
@@ -120,6 +120,12 @@ def summary(case: CaseFile, page: Path | None = None) -> Group:
     parts += [Text(), _classes(case)]
     if case.maps:
         parts += [Text(), _methods(case)]
-    if page is not None:
-        parts += [Text(), Text.assemble("page  ", (clean(page), "bold"), no_wrap=True)]
     return Group(*parts)
+
+
+def print_summary(case: CaseFile, page: Path, console: Console | None = None) -> None:
+    """Print the summary and, on a line of its own that is never cut, where the page is."""
+    console = console if console is not None else Console()
+    console.print(summary(case))
+    console.print()
+    console.print(Text.assemble("page  ", (clean(page), "bold")), soft_wrap=True)

@@ -105,7 +105,11 @@ def make_layers(rng: np.random.Generator, count: int) -> tuple[LayerRow, ...]:
 
 
 def make_case(
-    seed: int = 0, size: int = 64, methods: int = 3, layers: int = 20, **changes: Any
+    seed: int = 0,
+    size: int = 64,
+    methods: int = 3,
+    layers: int | tuple[LayerRow, ...] = 20,
+    **changes: Any,
 ) -> CaseFile:
     """A case; keyword arguments replace fields of it."""
     rng = np.random.default_rng(seed)
@@ -131,7 +135,7 @@ def make_case(
             *make_maps(rng, size, methods),
             MapPair("deeplift", "DeepLIFT", refused="layer1.0.relu is used twice: not defined"),
         ),
-        "layers": make_layers(rng, layers),
+        "layers": make_layers(rng, layers) if isinstance(layers, int) else layers,
         "settings": {
             "solver": "obs",
             "augmentation": {"count": 100, "crops": [0.8, 1.0]},

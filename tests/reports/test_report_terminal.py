@@ -1,0 +1,57 @@
+"""The terminal gets plain facts, and no text of a case can drive it."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+from synthetic_case import make_case
+
+from sparsight.reports import ClassRow, print_summary, progress
+
+
+def shown(case, width=100, **options):
+    console = Console(width=width, file=io.StringIO(), **options)
+    print_summary(case, Path("out/dog/index.html"), console)
+    return console.file.getvalue()
+
+
+def test_the_summary_has_the_facts():
+    text = shown(make_case())
+    for words in (
+        "prediction kept · 95.1 % of the weights removed · KL 0.0231 nats (close)",
+        "golden retriever  <- explained",
+        "91.2 %",
+        "0.3 % adds up",
+        "refused",
+        "page  out/dog/index.html",
+        "! The trace moves 2 %",
+    ):
+        assert words in text, words
+
+
+def test_labels_cannot_style_or_drive_the_terminal():
+    rows = (ClassRow(0, "[red]a[/red]\x1b[2J\u202e", 0.5, 0.1), ClassRow(1, "[/nope]", 0.4, 0.8))
+    text = shown(make_case(classes=rows, title="[bold]t[/]"), force_terminal=False)
+    assert "[red]a[/red]\ufffd[2J\ufffd" in text
+    assert "[/nope]" in text
+    assert "\x1b" not in text
+    assert "prediction changed" in text
+
+
+def test_the_path_stays_on_one_line_to_be_copied():
+    console = Console(width=40, file=io.StringIO())
+    long = Path("a" * 30) / ("b" * 30) / "index.html"
+    print_summary(make_case(maps=()), long, console)
+    assert str(long) in console.file.getvalue()
+
+
+def test_progress_is_silent_without_a_terminal_and_when_quiet():
+    for quiet, terminal in ((False, False), (True, True)):
+        console = Console(file=io.StringIO(), force_terminal=terminal)
+        with progress(console, quiet=quiet) as bar:
+            bar.advance(bar.add_task("[b]tracing", total=2), 2)
+        assert console.file.getvalue() == ""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress(console) as bar:
+        bar.advance(bar.add_task("[b]tracing", total=2), 1)
+    assert "[b]tracing" in console.file.getvalue()
