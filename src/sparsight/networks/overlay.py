@@ -30,7 +30,7 @@ class _Snapshot:
         self.versions = [p._version for p in self.parameters]
         self.grads = [p.grad for p in self.parameters]
         self.flags = [p.requires_grad for p in self.parameters]
-        self.buffers = [(b, b.detach().clone(), b._version) for b in model.buffers()]
+        self.buffers = [(b, b.detach().clone()) for b in model.buffers()]
         self.modules = [
             (
                 m,
@@ -59,8 +59,9 @@ class _Snapshot:
             parameter.grad = grad
             parameter.requires_grad_(flag)
         with torch.no_grad():
-            for buffer, value, version in self.buffers:
-                if buffer._version != version:
+            # Batch norm updates its statistics without counting a version: compare values.
+            for buffer, value in self.buffers:
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 
