@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from synthetic_case import make_case
 
+from reports.synthetic_case import make_case
 from sparsight.errors import InputError, NumericalError
 from sparsight.reports import ClassRow, LayerRow, MapPair
 

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from synthetic_case import make_case
 
+from reports.synthetic_case import make_case
 from sparsight.errors import InputError
 from sparsight.reports import ClassRow, write_case, write_index
 

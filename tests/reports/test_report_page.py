@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic_case import make_case, make_layers
 
+from reports.synthetic_case import make_case, make_layers
 from sparsight.reports import ClassRow, LayerRow, MapPair, render_page
 from sparsight.reports.layer_plot import layer_plot, ticks
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from synthetic_case import make_case
 
+from reports.synthetic_case import make_case
 from sparsight.errors import InputError
 from sparsight.reports import read_case, read_manifest, render_page, store, write_case
 

@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from synthetic_case import make_case
 
+from reports.synthetic_case import make_case
 from sparsight.reports import ClassRow, print_summary, progress
 
 

@@ -31,12 +31,13 @@ class _Card:
     heat_title: str
     kl_grade: Grade
     small: bool
+    methods: int
 
 
 def _card(case: CaseFile, folder: Path) -> _Card:
     image: Any = case.image
     shown = next((pair for pair in case.maps if "traced" in pair.heats), None)
-    heat = ""
+    heat, small = "", max(image.shape[:2]) < 150
     if shown is not None:
         reading = read_pair(shown)
         if reading.traced is not None:
@@ -45,11 +46,12 @@ def _card(case: CaseFile, folder: Path) -> _Card:
     return _Card(
         case=case,
         link=quote(os.fsencode(folder.name)) + "/index.html",
-        thumbnail=image_uri(image, _THUMBNAIL, photo=True),
+        thumbnail=image_uri(image, _THUMBNAIL, photo=not small),
         heat=heat,
         heat_title=shown.title if shown is not None and heat else "",
         kl_grade=grade_kl(case.kl),
-        small=max(image.shape[:2]) < 150,
+        small=small,
+        methods=sum(not pair.refused for pair in case.maps),
     )
 
 

@@ -75,19 +75,11 @@ def _classes(case: CaseFile) -> Table:
 def _methods(case: CaseFile) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("method", overflow="fold")
-    table.add_column("gap, dense")
-    table.add_column("gap, traced")
-    table.add_column("of", overflow="fold")
+    table.add_column("gap, dense", no_wrap=True)
+    table.add_column("gap, traced", no_wrap=True)
     for pair in case.maps:
-        name = Text(clean(pair.title))
-        if pair.refused:
-            table.add_row(
-                name, Text("refused", style="yellow"), "", Text(clean(pair.refused), "dim")
-            )
-        else:
-            checked = pair.dense_gap is not None or pair.traced_gap is not None
-            of = clean(pair.gap_of) if checked else "no check for this method"
-            table.add_row(name, _gap(pair.dense_gap), _gap(pair.traced_gap), Text(of, "dim"))
+        if not pair.refused:
+            table.add_row(Text(clean(pair.title)), _gap(pair.dense_gap), _gap(pair.traced_gap))
     return table
 
 
@@ -118,8 +110,11 @@ def summary(case: CaseFile) -> Group:
     parts: list[Text | Table] = [Text(clean(case.title), style="bold"), verdict]
     parts += [Text(f"! {clean(warning)}", style="yellow") for warning in case.warnings]
     parts += [Text(), _classes(case)]
-    if case.maps:
+    if any(not pair.refused for pair in case.maps):
         parts += [Text(), _methods(case)]
+    for pair in case.maps:
+        if pair.refused:
+            parts.append(Text(f"{clean(pair.title)} refused: {clean(pair.refused)}", "yellow"))
     return Group(*parts)
 
 

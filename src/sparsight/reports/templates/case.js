@@ -71,25 +71,31 @@
     }
     const value = scale === "heat" ? best / 255 : (best - 128) / 127;
     const sign = value > 0 && scale !== "heat" ? "+" : "";
-    const beyond = Math.abs(value) > 0.999 ? "beyond " : "";
+    const beyond = value > 0.999 ? "\u2265\u00a0" : value < -0.999 ? "\u2264\u00a0" : "";
     const number = Math.abs(value * bound) < 0.005 ? "0" : (value * bound).toPrecision(2);
     return beyond + sign + number.replace("-", "\u2212") + "\u00d7";
   };
   let held = null;
-  const probe = (strip, x, y) => {
-    if (held && held !== strip) held.querySelector(".probe").textContent = "";
+  const wipe = () => {
+    if (held) all(".value, .probe", held).forEach((place) => { place.textContent = ""; });
+    held = null;
+  };
+  const probe = (strip, x, y, aloud) => {
+    if (held !== strip) wipe();
     held = strip;
     maps.classList.add("probing");
     maps.style.setProperty("--x", 100 * x + "%");
     maps.style.setProperty("--y", 100 * y + "%");
-    strip.querySelector(".probe").textContent = all("img[data-scale]", strip)
-      .map((picture) => picture.dataset.name + " " + valueAt(picture, x, y, +strip.dataset.bound))
-      .join(" \u00b7 ");
+    const said = all("img[data-scale]", strip).map((picture) => {
+      const value = valueAt(picture, x, y, +strip.dataset.bound);
+      picture.closest("figure").querySelector(".value").textContent = value;
+      return picture.dataset.name + " " + value;
+    });
+    if (aloud) strip.querySelector(".probe").textContent = said.join(", ");
   };
   const release = () => {
     maps.classList.remove("probing");
-    if (held) held.querySelector(".probe").textContent = "";
-    held = null;
+    wipe();
   };
   all(".strip").forEach((strip) => {
     const at = { x: 0.5, y: 0.5 };
@@ -115,7 +121,7 @@
       const size = event.shiftKey ? 0.1 : 0.02;
       at.x = Math.min(0.9999, Math.max(0, at.x + size * move[0]));
       at.y = Math.min(0.9999, Math.max(0, at.y + size * move[1]));
-      probe(strip, at.x, at.y);
+      probe(strip, at.x, at.y, true);
     });
     strip.addEventListener("blur", release);
   });
