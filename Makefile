@@ -1,0 +1,57 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RESULTS := benchmarks/results
+
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage bench-trace pictures
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## Make the virtual environment and install everything into it
+
+demo: $(STAMP)  ## Case files of the embedded network: scenes with planted stickers, a photograph
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP)  ## Run the tests, except those marked slow
+	$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP)  ## Run the tests marked slow and keep their outcome
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m pytest -q -m slow --durations=0 --durations-min=1 | tee $(RESULTS)/slow-tests.txt
+
+lint: $(STAMP)  ## Check style, types and the directions of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs-test: $(STAMP)  ## Run every example in the docstrings, the docs and the README
+	$(BIN)/python -m pytest -q --doctest-modules src/sparsight
+	$(BIN)/python -m pytest -q --doctest-glob='*.md' docs README.md
+
+docs: $(STAMP)  ## Build the documentation into build/docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+errors: $(STAMP)  ## Write the index of error messages anew (docs/errors.md)
+	$(BIN)/python docs/make_errors.py
+
+coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over architectures
+	$(BIN)/python benchmarks/coverage.py
+
+bench-trace: $(STAMP)  ## Measure how long a trace takes
+	$(BIN)/python benchmarks/trace_speed.py
+
+pictures: $(STAMP)  ## Render the pictures of the README and the docs
+	$(BIN)/python docs/make_pictures.py
