@@ -1,0 +1,167 @@
+"""How much of a network its weight matrices cover, found by watching one forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from sparsight.networks.matrices import weight_matrices
+from sparsight.networks.network import Network
+from sparsight.networks.recording import LayerCall, Recording
+
+__all__ = ["Coverage", "UncoveredLayer", "coverage"]
+
+_MULTIPLYING = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+
+
+@dataclass(frozen=True)
+class UncoveredLayer:
+    """A layer that multiplies by weights which no method can see or prune.
+
+    Attributes
+    ----------
+    name
+        Module path.
+    kind
+        Class of the module.
+    weights
+        Number of weights it holds.
+    reason
+        Why it is not covered.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which multiplying weights of a network Sparsight reads as matrices.
+
+    Biases, normalisation, embeddings and bare parameters are not counted: they are not weight
+    matrices of a layer.
+
+    Attributes
+    ----------
+    spec
+        The network.
+    kinds
+        Number of weight matrices by kind, those only that the forward pass used.
+    covered
+        Weights in them.
+    total
+        Weights of all convolutional, linear, bilinear, attention and recurrent layers.
+    uncovered
+        Layers that hold the rest.
+    """
+
+    spec: str
+    kinds: Mapping[str, int]
+    covered: int
+    total: int
+    uncovered: tuple[UncoveredLayer, ...]
+
+    @property
+    def share(self) -> float:
+        """Covered weights over all; 1 for a network without any."""
+        return self.covered / self.total if self.total else 1.0
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "spec": self.spec,
+            "kinds": dict(self.kinds),
+            "covered": self.covered,
+            "total": self.total,
+            "share": self.share,
+            "uncovered": [vars(layer) for layer in self.uncovered],
+        }
+
+
+def _multiplying_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Yield module path, module, parameter name and tensor of each weight that multiplies."""
+    known = {matrix.parameter for matrix in weight_matrices(model)}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{own}" if path else own
+            multiplies = isinstance(module, _MULTIPLYING) and parameter.ndim > 1
+            if isinstance(module, nn.MultiheadAttention) and own in {"bias_k", "bias_v"}:
+                multiplies = False
+            if (multiplies or name in known) and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield path, module, name, parameter
+
+
+def coverage(network: Network) -> Coverage:
+    """Run one image of zeros through a network and see which of its weights are read.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; trained or not makes no difference.
+
+    Returns
+    -------
+    Coverage
+
+    Raises
+    ------
+    UnsupportedError
+        If a layer's weight is computed on the fly (see
+        :func:`sparsight.networks.weight_matrices`).
+    NetworkError
+        If the network is in training mode.
+
+    Examples
+    --------
+    >>> from sparsight.networks import Preprocessing
+    >>> model = nn.Sequential(nn.ConvTranspose2d(3, 1, 2), nn.Flatten(), nn.Linear(25, 2))
+    >>> found = coverage(Network(model.eval(), Preprocessing((4, 4), None), ("a", "b")))
+    >>> found.covered, found.total, found.uncovered[0].reason
+    (50, 62, 'ConvTranspose2d is not supported')
+    """
+    network.require_eval()
+    matrices = weight_matrices(network.model)
+    used: set[str] = set()
+
+    def see(call: LayerCall) -> None:
+        used.add(call.matrix.name)
+
+    settings = network.preprocessing
+    x = torch.zeros(
+        1, settings.channels, *settings.size, device=network.device, dtype=network.dtype
+    )
+    with torch.no_grad(), Recording(network.model, matrices, see):
+        network(x)
+
+    total = 0
+    uncovered: list[UncoveredLayer] = []
+    for path, module, name, parameter in _multiplying_weights(network.model):
+        total += parameter.numel()
+        inside = [matrix for matrix in matrices if matrix.parameter == name]
+        unread = parameter.numel() - sum(m.numel for m in inside if m.name in used)
+        if unread:
+            kind = type(module).__name__
+            reason = (
+                "its weight is not used as it is: the forward pass computes another from it, "
+                "or never calls the layer"
+                if inside
+                else f"{kind} is not supported"
+            )
+            uncovered.append(UncoveredLayer(path, kind, unread, reason))
+    return Coverage(
+        spec=network.spec,
+        kinds=dict(Counter(matrix.kind for matrix in matrices if matrix.name in used)),
+        covered=total - sum(layer.weights for layer in uncovered),
+        total=total,
+        uncovered=tuple(uncovered),
+    )
