@@ -1,0 +1,318 @@
+"""Ask one network about one image: a trace, dense and traced maps, as one case file.
+
+The bridge between the rooms: what ``traces`` and ``attribution`` find becomes the plain data
+that ``reports`` shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparsight.attribution import METHODS, Attribution, attribute
+from sparsight.errors import InputError, NumericalError, UnsupportedError
+from sparsight.networks import Network, open_image
+from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.traces import Augmentation, LayerTrace, Sparsity, Trace, trace
+
+__all__ = ["DEFAULT_METHODS", "choose_methods", "explain"]
+
+DEFAULT_METHODS = ("saliency", "integrated_gradients", "lrp")
+"""A sensitivity, a complete map and a conserving one; seconds each on a processor."""
+
+_TOP = 5
+_UNSURE = 0.5
+_LARGE_GAP = 0.05
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done, and steps in all."""
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def choose_methods(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Find attribution methods by names that need not be spelled exactly.
+
+    Parameters
+    ----------
+    names
+        Names, or one text with commas. Case, hyphens, underscores and spaces do not matter;
+        ``all`` is every method.
+
+    Returns
+    -------
+    tuple of str
+        Registry names in the order given, none twice.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or none is given.
+
+    Examples
+    --------
+    >>> choose_methods("Grad-CAM, inputXgradient")
+    ('grad_cam', 'input_x_gradient')
+    """
+    given = names.split(",") if isinstance(names, str) else list(names)
+    known = {_bare(alias): name for name in METHODS for alias in (METHODS[name].title, name)}
+    chosen: dict[str, None] = {}
+    for name in given:
+        bare = _bare(name)
+        if bare == "all":
+            chosen.update(dict.fromkeys(METHODS))
+        elif bare in known:
+            chosen[known[bare]] = None
+        elif name.strip():
+            raise InputError(
+                f"unknown method {name.strip()!r}: choose from all, {', '.join(METHODS)}"
+            )
+    if not chosen:
+        raise InputError(f"no method given: choose from all, {', '.join(METHODS)}")
+    return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The maps of one network, dense or traced, and why some are missing."""
+
+    maps: dict[str, Attribution] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return sum(result.seconds for result in self.maps.values())
+
+
+def _attribute_all(
+    network: Network,
+    x: Tensor,
+    target: int,
+    methods: Sequence[str],
+    seed: int,
+    chunk: int | None,
+    step: Callable[[], None],
+) -> _Side:
+    side = _Side()
+    for name in methods:
+        step()
+        try:
+            side.maps[name] = attribute(network, x, target, name, seed=seed, chunk=chunk)
+        except (UnsupportedError, NumericalError) as refusal:
+            side.refused[name] = str(refusal)
+    return side
+
+
+def _notes(dense: Attribution, traced: Attribution | None, refused: str) -> tuple[str, ...]:
+    if traced is None:
+        return (*dense.notes, f"Not computed for the trace: {refused}")
+    if dense.notes == traced.notes:
+        return dense.notes
+    return (
+        *(f"Dense: {note}" for note in dense.notes),
+        *(f"Traced: {note}" for note in traced.notes),
+    )
+
+
+def _pair(name: str, dense: _Side, traced: _Side) -> MapPair:
+    method, before, after = METHODS[name], dense.maps.get(name), traced.maps.get(name)
+    if before is None:
+        return MapPair(name, method.title, refused=dense.refused[name])
+    return MapPair(
+        name,
+        method.title,
+        before.heat(),
+        None if after is None else after.heat(),
+        signed=method.reduction == "sum",
+        dense_gap=before.gap,
+        traced_gap=None if after is None else after.gap,
+        gap_of=method.gap_of or "completeness",
+        notes=_notes(before, after, traced.refused.get(name, "")),
+        dense_seconds=before.seconds,
+        traced_seconds=None if after is None else after.seconds,
+    )
+
+
+def _classes(network: Network, found: Trace) -> tuple[ClassRow, ...]:
+    dense, traced = (
+        logits.double().softmax(-1) for logits in (found.dense_logits, found.traced_logits)
+    )
+    count = min(_TOP, len(dense))
+    top = [int(i) for side in (dense, traced) for i in side.topk(count).indices]
+    return tuple(
+        ClassRow(i, network.label(i), float(dense[i]), float(traced[i])) for i in dict.fromkeys(top)
+    )
+
+
+def _warnings(
+    network: Network, found: Trace, target: int, maps: Sequence[MapPair]
+) -> tuple[str, ...]:
+    warnings: list[str] = []
+    dense, traced = found.prediction
+    if not found.agrees:
+        warnings.append(
+            f"The trace changed the prediction from {network.label(dense)!r} to "
+            f"{network.label(traced)!r}: its maps explain a network that decides otherwise. "
+            "Try a lower sparsity or more augmentations."
+        )
+    if found.confidence[0] < _UNSURE:
+        warnings.append(
+            f"The dense network is unsure: it gives its first choice, {network.label(dense)!r}, "
+            f"only {found.confidence[0]:.1%}."
+        )
+    if target != dense:
+        warnings.append(f"The maps explain {network.label(target)!r}, which is not the prediction.")
+    large = [
+        f"{pair.title} ({side}, {gap:.0%})"
+        for pair in maps
+        for side, gap in (("dense", pair.dense_gap), ("traced", pair.traced_gap))
+        if gap is not None and abs(gap) > _LARGE_GAP
+    ]
+    if large:
+        warnings.append(
+            f"These maps miss what they ought to sum to by more than {_LARGE_GAP:.0%}: "
+            f"{', '.join(large)}. Do not read them as shares of the output."
+        )
+    return tuple(warnings)
+
+
+def _shown(network: Network, x: Tensor) -> Tensor:
+    unit = network.preprocessing.denormalize(x[0].float().cpu())
+    return unit.expand(3, -1, -1).permute(1, 2, 0)
+
+
+def explain(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    *,
+    target: int | str | None = None,
+    methods: str | Iterable[str] = DEFAULT_METHODS,
+    sparsity: Sparsity = "ramp:0.95",
+    augmentations: int | Augmentation | Tensor = 64,
+    solver: str = "sparsegpt",
+    seed: int = 0,
+    damping: float = 0.01,
+    stem: bool = False,
+    chunk: int | None = None,
+    image_name: str | None = None,
+    progress: Progress | None = None,
+) -> CaseFile:
+    """Trace a network for one image and map dense and traced answers with the same settings.
+
+    Parameters
+    ----------
+    network
+        A classifier in evaluation mode; it is not changed.
+    image
+        A path, a PIL image, or a normalised tensor of the network's input size.
+    target
+        Class to explain, by index or name; the dense prediction by default.
+    methods
+        See :func:`choose_methods`. Methods that refuse this network are listed with the reason.
+    sparsity, augmentations, solver, damping, stem
+        Of the trace, see :func:`sparsight.trace`.
+    seed
+        Of the augmentation and of every method.
+    chunk
+        Images per pass, for less memory; chosen by default.
+    image_name
+        What to call the image; the file's name by default.
+    progress
+        Called as ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    CaseFile
+        Ready for :func:`sparsight.reports.write_case`.
+
+    Raises
+    ------
+    InputError
+        Unusable image, class, method or settings; memory that does not suffice.
+    NetworkError
+        A network in training mode.
+    UnsupportedError
+        A layer whose weights are computed on the fly.
+    NumericalError
+        NaN in the network's answer, or a layer that cannot be solved.
+
+    Examples
+    --------
+    >>> import sparsight
+    >>> network = sparsight.load("timm:test_resnet.r160_in1k", weights="random")
+    >>> case = explain(network, Image.new("RGB", (64, 64)), methods="saliency", augmentations=2)
+    >>> [pair.title for pair in case.maps], len(case.layers)
+    (['Saliency'], 16)
+    """
+    chosen = choose_methods(methods)
+    name = image_name or (Path(image).name if isinstance(image, str | Path) else "image")
+    if isinstance(image, str | Path):
+        image = open_image(image)
+    try:
+        x = network.prepare(image)
+        index = None if target is None else network.class_index(target)
+        found = trace(
+            network, image, sparsity=sparsity, augmentations=augmentations, solver=solver,
+            seed=seed, damping=damping, stem=stem, chunk=chunk, progress=progress,
+        )  # fmt: skip
+        if index is None:
+            index = found.prediction[0]
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            if progress is not None:
+                progress("mapping", done, 2 * len(chosen))
+            done += 1
+
+        dense = _attribute_all(network, x, index, chosen, seed, chunk, step)
+        feasible = [name for name in chosen if name in dense.maps]
+        with found.applied(network):
+            traced = _attribute_all(network, x, index, feasible, seed, chunk, step)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"device {network.device} has too little memory for {name}: give a smaller chunk "
+            "than was chosen (--chunk 1 needs least), or another device"
+        ) from error
+    maps = tuple(_pair(name, dense, traced) for name in chosen)
+    label = network.label(index)
+    return CaseFile(
+        title=f"{name}: why {label}?",
+        image=_shown(network, x),
+        image_name=name,
+        network=network.spec,
+        target_index=index,
+        target_label=label,
+        classes=_classes(network, found),
+        kl=found.kl,
+        sparsity=found.sparsity,
+        maps=maps,
+        layers=tuple(_layer(layer) for layer in found.layers),
+        settings={
+            "trace": dict(found.settings),
+            "maps": {name: dict(result.settings) for name, result in dense.maps.items()},
+        },
+        versions=dict(found.versions),
+        seed=seed,
+        timings={
+            **{f"trace: {stage}": seconds for stage, seconds in found.seconds.items()},
+            "dense maps": dense.seconds,
+            "traced maps": traced.seconds,
+        },
+        warnings=_warnings(network, found, index, maps),
+    )
+
+
+def _layer(layer: LayerTrace) -> LayerRow:
+    return LayerRow(
+        layer.name, layer.parameter, layer.kind, layer.rows, layer.columns, layer.groups,
+        layer.requested, layer.sparsity, layer.error, layer.damping, layer.note,
+    )  # fmt: skip
