@@ -63,7 +63,7 @@ class Augmentation:
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a manifest."""
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
