@@ -7,7 +7,8 @@ that ``reports`` shows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
 from sparsight.traces import Augmentation, LayerTrace, Sparsity, Trace, trace
 
-__all__ = ["DEFAULT_METHODS", "choose_methods", "explain"]
+__all__ = ["DEFAULT_METHODS", "Progress", "choose_methods", "enough_memory", "explain"]
 
 DEFAULT_METHODS = ("saliency", "integrated_gradients", "lrp")
 """A sensitivity, a complete map and a conserving one; seconds each on a processor."""
@@ -78,6 +79,24 @@ def choose_methods(names: str | Iterable[str]) -> tuple[str, ...]:
     if not chosen:
         raise InputError(f"no method given: choose from all, {', '.join(METHODS)}")
     return tuple(chosen)
+
+
+@contextmanager
+def enough_memory(network: Network, what: str) -> Iterator[None]:
+    """Turn a device's lack of memory into an error with a remedy.
+
+    Raises
+    ------
+    InputError
+        If the block runs out of the device's memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"device {network.device} has too little memory for {what}: give a smaller chunk "
+            "(1 needs least), or another device"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -256,7 +275,7 @@ def explain(
     name = image_name or (Path(image).name if isinstance(image, str | Path) else "image")
     if isinstance(image, str | Path):
         image = open_image(image)
-    try:
+    with enough_memory(network, name):
         x = network.prepare(image)
         index = None if target is None else network.class_index(target)
         found = trace(
@@ -277,11 +296,6 @@ def explain(
         feasible = [name for name in chosen if name in dense.maps]
         with found.applied(network):
             traced = _attribute_all(network, x, index, feasible, seed, chunk, step)
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"device {network.device} has too little memory for {name}: give a smaller chunk "
-            "than was chosen (--chunk 1 needs least), or another device"
-        ) from error
     maps = tuple(_pair(name, dense, traced) for name in chosen)
     label = network.label(index)
     return CaseFile(

@@ -1,0 +1,89 @@
+"""The ``sparsight`` command: subcommands, and what becomes of errors and Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sparsight import __version__
+from sparsight.cli.display import complain
+from sparsight.cli.explain import explain
+from sparsight.cli.models import models
+from sparsight.cli.trace import trace
+from sparsight.errors import SparsightError
+
+__all__ = ["app", "main"]
+
+_FAILED = 2
+_INTERRUPTED = 130
+
+# Some versions of typer bring their own copy of click, so its base error is found by way of typer.
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="sparsight",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(explain)
+app.command()(trace)
+app.command()(models)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Keep only the parameters that matter for the question, then look."""
+    if version:
+        typer.echo(f"sparsight {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    A user's mistake becomes one line on standard error, never a traceback.
+
+    Parameters
+    ----------
+    arguments
+        Without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 2 after an error, 130 after Ctrl-C.
+
+    Examples
+    --------
+    >>> main(["--version"])
+    sparsight 0.1.0
+    0
+    """
+    try:
+        code = app(args=arguments, prog_name="sparsight", standalone_mode=False)
+    except SparsightError as error:
+        complain(str(error))
+        return _FAILED
+    except _UsageError as error:
+        complain(f"{error.format_message()} (see sparsight --help)")
+        return _FAILED
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        typer.echo("interrupted", err=True)
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsight.errors import InputError
+
+__all__ = [
+    "AugmentationsOption",
+    "ChunkOption",
+    "DampingOption",
+    "DeviceOption",
+    "JsonOption",
+    "LabelsOption",
+    "ModelOption",
+    "OverwriteOption",
+    "SeedOption",
+    "SolverOption",
+    "SparsityOption",
+    "StemOption",
+    "WeightsOption",
+    "command_line",
+    "read_sparsity",
+]
+
+_NETWORK, _TRACE, _OUTPUT = "Network", "Trace", "Output"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="embedded, torchvision:NAME, timm:NAME, hf:ID or path/file.py:function.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights file (.safetensors, .pt, .pth), or random for an untrained network.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(help="Class names (.txt, .csv, .json).", rich_help_panel=_NETWORK),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps ...", rich_help_panel=_NETWORK)
+]
+SparsityOption = Annotated[
+    str,
+    typer.Option(
+        help="Share of weights to prune: a number in [0, 1), ramp:NUMBER (rising with depth), "
+        "a published set, or a JSON file from layer patterns to numbers.",
+        rich_help_panel=_TRACE,
+    ),
+]
+AugmentationsOption = Annotated[
+    int, typer.Option(min=1, help="Random views of the image.", rich_help_panel=_TRACE)
+]
+SolverOption = Annotated[str, typer.Option(help="How layers are solved.", rich_help_panel=_TRACE)]
+DampingOption = Annotated[
+    float, typer.Option(help="Relative damping of the second moments.", rich_help_panel=_TRACE)
+]
+StemOption = Annotated[
+    bool, typer.Option("--stem", help="Prune the first layer too.", rich_help_panel=_TRACE)
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(min=0, max=2**32 - 1, help="Of every random draw.", rich_help_panel=_TRACE),
+]
+ChunkOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Images per pass, if memory is short; chosen if not given.",
+        rich_help_panel=_TRACE,
+    ),
+]  # fmt: skip
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace results made with other settings.", rich_help_panel=_OUTPUT
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="A summary for machines on standard output.",
+                 rich_help_panel=_OUTPUT),
+]  # fmt: skip
+
+
+def read_sparsity(text: str) -> float | str | dict[str, float]:
+    """Read a sparsity as typed: a number, the name of a rule, or a JSON file.
+
+    Raises
+    ------
+    InputError
+        If the JSON file is missing or holds no object from patterns to numbers.
+
+    Examples
+    --------
+    >>> read_sparsity("0.9"), read_sparsity("ramp:0.95")
+    (0.9, 'ramp:0.95')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        if not text.lower().endswith(".json"):
+            return text
+    path = Path(text)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no such sparsity file: {path}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"sparsity file {path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict) or not content:
+        raise InputError(
+            f'sparsity file {path} must hold an object such as {{"layer4.*": 0.9, "fc": 0.5}}'
+        )
+    return content
+
+
+def command_line(command: str, image: Path, options: Mapping[str, object]) -> str:
+    """Write the command that makes a result again, quoted for a shell.
+
+    Options that are None or False are left out; True stands for a bare flag.
+
+    Examples
+    --------
+    >>> command_line("explain", Path("my dog.png"), {"seed": 0, "stem": False, "target": "cat"})
+    "sparsight explain 'my dog.png' --seed 0 --target cat"
+    """
+    name = str(image)
+    words = ["sparsight", command, f"./{name}" if name.startswith("-") else name]
+    for option, value in options.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{option}")
+        if value is not True:
+            words.append(str(value))
+    return shlex.join(words)

@@ -1,0 +1,119 @@
+"""The options of a command as typed, and the network they name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from sparsight import __version__
+from sparsight.casefile import choose_methods, enough_memory
+from sparsight.cli.options import read_sparsity
+from sparsight.cli.places import file_digest
+from sparsight.errors import InputError, SparsightError
+from sparsight.networks import Network, load, open_image, weight_matrices
+from sparsight.traces import SOLVERS, Trace, allocate, trace
+from sparsight.traces.engine import Progress
+
+__all__ = ["ExplainSettings", "TraceSettings", "named"]
+
+
+def named(image: Path, error: SparsightError) -> SparsightError:
+    """Put an image's name before an error's message, unless it is in there."""
+    text = str(error)
+    return error if str(image) in text else type(error)(f"{image}: {text}")
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """Options that shape a trace."""
+
+    model: str
+    weights: Path | None
+    labels: Path | None
+    sparsity: str
+    augmentations: int
+    solver: str
+    damping: float
+    stem: bool
+    seed: int
+    chunk: int | None
+    device: str
+
+    def load(self) -> Network:
+        """Load the network and check the settings against it, before any image is looked at.
+
+        Raises
+        ------
+        SparsightError
+            Whatever cannot be used, named.
+        """
+        sparsity = read_sparsity(self.sparsity)
+        if self.solver not in SOLVERS:
+            raise InputError(f"unknown solver {self.solver!r}: choose from {', '.join(SOLVERS)}")
+        torch.manual_seed(self.seed)  # for --weights random
+        network = load(self.model, weights=self.weights, labels=self.labels, device=self.device)
+        allocate(sparsity, weight_matrices(network.model))
+        return network
+
+    def trace(self, network: Network, image: Path, progress: Progress) -> Trace:
+        """Trace the network for an image file.
+
+        Raises
+        ------
+        SparsightError
+            Whatever is wrong with the image or the network, named.
+        """
+        try:
+            with enough_memory(network, image.name):
+                return trace(
+                    network,
+                    open_image(image),
+                    sparsity=read_sparsity(self.sparsity),
+                    augmentations=self.augmentations,
+                    solver=self.solver,
+                    seed=self.seed,
+                    damping=self.damping,
+                    stem=self.stem,
+                    chunk=self.chunk,
+                    progress=progress,
+                )
+        except SparsightError as error:
+            raise named(image, error) from error
+
+    def contents(self) -> dict[str, object]:
+        """Read what the options mean: files by what is in them, not by where they are."""
+        return asdict(self) | {
+            "version": __version__,
+            "code": file_digest(Path(self.model.rpartition(":")[0])),
+            "weights": self.weights and (file_digest(self.weights) or str(self.weights)),
+            "labels": self.labels and file_digest(self.labels),
+            "sparsity": read_sparsity(self.sparsity),
+        }
+
+
+@dataclass(frozen=True)
+class ExplainSettings(TraceSettings):
+    """Options that shape a case."""
+
+    target: str | None
+    methods: str
+
+    def load(self) -> Network:
+        """Load the network and check the settings against it, before any image is looked at.
+
+        Raises
+        ------
+        SparsightError
+            Whatever cannot be used, named.
+        """
+        choose_methods(self.methods)
+        network = super().load()
+        if self.target is not None:
+            network.class_index(self.target)
+        return network
+
+    def contents(self) -> dict[str, object]:
+        """Read what the options mean: files by what is in them, not by where they are."""
+        return super().contents() | {"methods": choose_methods(self.methods)}

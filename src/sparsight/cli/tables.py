@@ -1,0 +1,114 @@
+"""Traces, sources and coverage as tables for a terminal and as plain values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sparsight.networks import Network
+from sparsight.networks.coverage import Coverage
+from sparsight.reports.text import clean, percent, plain_number
+from sparsight.traces import Trace
+
+__all__ = ["coverage_table", "describe_trace", "sources_table", "trace_table"]
+
+_SHOWN = 20
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        number = column.startswith("#")
+        table.add_column(
+            column.removeprefix("#"), justify="right" if number else "left", no_wrap=number,
+            overflow="fold",
+        )  # fmt: skip
+    return table
+
+
+def _shape(groups: int, rows: int, columns: int) -> str:
+    return f"{rows} x {columns}" if groups == 1 else f"{groups} x {rows} x {columns}"
+
+
+def trace_table(found: Trace, network: Network) -> Group:
+    """Lay a trace out: what it kept of the answer, then layer by layer."""
+    dense, traced = (clean(network.label(index)) for index in found.prediction)
+    verdict = Text()
+    if found.agrees:
+        verdict.append(f"prediction kept: {dense}", style="green")
+    else:
+        verdict.append(f"prediction changed from {dense} to {traced}", style="red")
+    verdict.append(
+        f" · {percent(found.sparsity)} of the weights removed · KL {plain_number(found.kl)} nats"
+    )
+    table = _table("layer", "kind", "#weights", "#asked", "#removed", "#error", "note")
+    for layer in found.layers:
+        table.add_row(
+            Text(clean(layer.name)),
+            layer.kind,
+            _shape(layer.groups, layer.rows, layer.columns),
+            percent(layer.requested),
+            percent(layer.sparsity),
+            "–" if layer.error is None else plain_number(layer.error),
+            Text(clean(layer.note), style="dim"),
+        )
+    return Group(verdict, Text(), table, Text())
+
+
+def describe_trace(found: Trace, network: Network, image: Path, folder: Path) -> dict[str, Any]:
+    """Say of a trace what a script wants to know, in plain values."""
+    dense, traced = found.prediction
+    return {
+        "image": str(image),
+        "folder": str(folder),
+        "network": network.spec,
+        "prediction": {
+            "dense": {"index": dense, "label": network.label(dense)},
+            "traced": {"index": traced, "label": network.label(traced)},
+            "kept": found.agrees,
+        },
+        "confidence": dict(zip(("dense", "traced"), found.confidence, strict=True)),
+        "kl": found.kl,
+        "sparsity": found.sparsity,
+        "layers": [asdict(layer) for layer in found.layers],
+        "settings": dict(found.settings),
+        "seconds": dict(found.seconds),
+    }
+
+
+def coverage_table(found: Coverage) -> Group:
+    """Lay out which weights of a network are covered, and which are not and why."""
+    head = Text(clean(found.spec), style="bold")
+    tone = "green" if not found.uncovered else "yellow"
+    head.append(
+        f"\n{percent(found.share)} of {found.total:,} multiplying weights covered", style=tone
+    )
+    kinds = _table("kind", "#matrices")
+    for kind, count in found.kinds.items():
+        kinds.add_row(kind, str(count))
+    parts: list[Text | Table] = [head, Text(), kinds]
+    if found.uncovered:
+        table = _table("not covered", "kind", "#weights", "reason")
+        for layer in found.uncovered[:_SHOWN]:
+            table.add_row(
+                Text(clean(layer.name)), layer.kind, f"{layer.weights:,}", clean(layer.reason)
+            )
+        parts += [Text(), table]
+        if len(found.uncovered) > _SHOWN:
+            parts.append(Text(f"and {len(found.uncovered) - _SHOWN} more: see --json", style="dim"))
+    return Group(*parts)
+
+
+def sources_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """Lay out where networks come from and what is installed for it."""
+    table = _table("model", "from", "installed", "")
+    for row in rows:
+        state = Text(row["version"] or "no", style="green" if row["ready"] else "yellow")
+        table.add_row(row["spec"], row["source"], state, Text(row["remedy"], style="dim"))
+    return table

@@ -1,0 +1,74 @@
+"""``sparsight trace``: the weights that matter for one image, saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsight.cli import options as shared
+from sparsight.cli.display import Display, emit_json
+
+__all__ = ["trace"]
+
+
+def trace(
+    image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the trace.",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ],
+    model: shared.ModelOption = "embedded",
+    weights: shared.WeightsOption = None,
+    labels: shared.LabelsOption = None,
+    sparsity: shared.SparsityOption = "ramp:0.95",
+    augmentations: shared.AugmentationsOption = 64,
+    solver: shared.SolverOption = "sparsegpt",
+    damping: shared.DampingOption = 0.01,
+    stem: shared.StemOption = False,
+    seed: shared.SeedOption = 0,
+    chunk: shared.ChunkOption = None,
+    device: shared.DeviceOption = "cpu",
+    overwrite: shared.OverwriteOption = False,
+    as_json: shared.JsonOption = False,
+) -> None:
+    """Prune the network for one image and save what is left, layer by layer.
+
+    Python reads it back with sparsight.Trace.load(FOLDER).
+    """
+    from sparsight.cli.places import check_trace_folder
+    from sparsight.cli.settings import TraceSettings
+    from sparsight.cli.tables import describe_trace, trace_table
+    from sparsight.reports.text import clean
+
+    settings = TraceSettings(
+        model=model,
+        weights=weights,
+        labels=labels,
+        sparsity=sparsity,
+        augmentations=augmentations,
+        solver=solver,
+        damping=damping,
+        stem=stem,
+        seed=seed,
+        chunk=chunk,
+        device=device,
+    )
+    check_trace_folder(out, overwrite=overwrite)
+    with Display(quiet=as_json) as display:
+        network = settings.load()
+        found = settings.trace(network, image, display.step)
+        found.save(out, overwrite=overwrite)
+    if as_json:
+        emit_json(describe_trace(found, network, image, out))
+        return
+    with display.aside() as console:
+        console.print(trace_table(found, network))
+        console.print(f"trace {clean(out)}", soft_wrap=True, markup=False)
