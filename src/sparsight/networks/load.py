@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from sparsight.errors import InputError, NetworkError
+from sparsight.errors import InputError, NetworkError, SparsightError
 from sparsight.networks.labels import read_labels
 from sparsight.networks.network import Network
 from sparsight.networks.sources import SOURCES, Found, find
 from sparsight.networks.state import load_weights
 
 __all__ = ["load"]
+
+
+@contextmanager
+def _users_code(path: Path) -> Iterator[None]:
+    """Say in one line where a user's file failed; the error itself stays attached as the cause."""
+    try:
+        yield
+    except SparsightError:
+        raise
+    except SyntaxError as error:
+        raise NetworkError(f"{path} line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+        where = f"{path} line {lines[-1]}" if lines else str(path)
+        reason = next(iter(str(error).splitlines()), "")
+        raise NetworkError(f"{where}: {type(error).__name__}: {reason}") from error
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used ({reason})") from error
+    return found
 
 
 def _from_file(path: Path, function: str) -> Found:
@@ -26,14 +56,13 @@ def _from_file(path: Path, function: str) -> Found:
     if module_spec is None or module_spec.loader is None:
         raise NetworkError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(module_spec)
-    try:
+    with _users_code(path):
         module_spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise NetworkError(f"{path} line {error.lineno}: {error.msg}") from error
     build = getattr(module, function, None)
     if not callable(build):
         raise NetworkError(f"{path} defines no function {function!r}")
-    built = build()
+    with _users_code(path):
+        built = build()
     if isinstance(built, Network):
         return Found(built.model, built.preprocessing, built.labels, dict(built.info))
     if isinstance(built, nn.Module):
@@ -121,16 +150,13 @@ def load(
     >>> network.preprocessing.size, len(network.labels)
     ((160, 160), 1000)
     """
+    place = _usable(device)
     found = _find(spec, pretrained=weights is None)
     info = found.info
     if weights is not None and str(weights) != "random":
         load_weights(found.model, weights)
         info = {**info, "weights": Path(weights).name}
-    try:
-        model = found.model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {str(device)!r} cannot be used ({reason})") from error
+    model = found.model.to(place).eval()
     network = Network(model, found.preprocessing, found.labels, spec, info)
     count = _count_outputs(network)
     names = found.labels
