@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from safetensors.torch import load_file
 
 from sparsight.errors import NumericalError
-from sparsight.traces.solvers import relative_error, sparsegpt
-from sparsight.traces.solvers.sparsegpt import upper_factor
+from sparsight.traces.solvers import sparsegpt, squared_output
+from sparsight.traces.solvers.sparsegpt import damped_and_reversed, factorised
 
 
 def problem(rows: int, columns: int, samples: int, seed: int, groups: int = 1):
@@ -92,7 +92,8 @@ def test_beats_magnitude_pruning_of_as_many_weights_per_column() -> None:
         found = sparsegpt(weight, moment, 0.5).weight
         order = weight[0].abs().argsort(dim=0)
         magnitude = weight[0].clone().scatter_(0, order[:8], 0)[None]
-        assert relative_error(weight, found, moment) < relative_error(weight, magnitude, moment)
+        ours, theirs = (squared_output(weight - w, moment) for w in (found, magnitude))
+        assert ours < theirs
 
 
 def test_groups_are_solved_as_if_alone() -> None:
@@ -132,24 +133,36 @@ def test_float64_takes_over_and_says_so() -> None:
         basis, _ = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64))
         spectrum = torch.cat([torch.full((20,), 1.0), torch.full((20,), 5e-8)]).double()
         matrix = ((basis * spectrum) @ basis.T).float()[None]
-        if int(torch.linalg.cholesky_ex(matrix.flip(1, 2))[1]) and not int(
-            torch.linalg.cholesky_ex(matrix.flip(1, 2).double())[1]
+        if int(torch.linalg.cholesky_ex(matrix)[1]) and not int(
+            torch.linalg.cholesky_ex(matrix.double())[1]
         ):
             break
     else:
         pytest.skip("float32 arithmetic of this machine is too good")
-    factor, note = upper_factor(matrix)
+    factor, note = factorised(matrix)
     assert factor.dtype == torch.float64
     assert note == "factorised in float64"
 
 
 def test_indefinite_moments_are_refused() -> None:
     with pytest.raises(NumericalError, match="damping"):
-        upper_factor(-torch.eye(3)[None])
+        factorised(-torch.eye(3)[None])
 
 
-def test_factor_reproduces_the_matrix() -> None:
+def test_factor_reproduces_the_reversed_damped_matrix() -> None:
     _, moment = problem(1, 20, 50, 0)
-    factor, _ = upper_factor(moment)
-    torch.testing.assert_close(factor @ factor.transpose(1, 2), moment)
-    assert bool((factor.tril(-1) == 0).all())
+    hessian, dead, added = damped_and_reversed(moment, 0.01)
+    factor, _ = factorised(hessian)
+    expected = moment.flip(1, 2) + added * torch.eye(20)
+    assert not dead.any()
+    torch.testing.assert_close(factor @ factor.mT, expected)
+
+
+@pytest.mark.parametrize("block", [1, 9])
+def test_the_lost_output_is_counted_on_the_way(block: int) -> None:
+    weight, moment = problem(7, 27, 60, 5)
+    moment[0, 4] = moment[0, :, 4] = 0
+    for dtype in (torch.float64, torch.float32):
+        found = sparsegpt(weight.to(dtype), moment.to(dtype), 0.8, block)
+        expected = squared_output(weight - found.weight, moment)
+        assert found.lost == pytest.approx(expected, rel=1e-4)

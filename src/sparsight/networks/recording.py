@@ -50,10 +50,11 @@ class LayerCall:
     matrix
         Which one.
     input
-        ``(N, C, *spatial)`` for convolutions (a missing batch dimension is added),
-        ``(..., columns)`` otherwise.
+        ``(N, C, *spatial)`` for convolutions, ``(..., columns)`` otherwise.
     output
         What the operation returned, bias included: ``(N, C, *spatial)`` or ``(..., rows)``.
+    bias
+        What was added to the product, ``(groups * rows,)``, if anything.
     geometry
         For convolutions.
     """
@@ -61,13 +62,30 @@ class LayerCall:
     matrix: WeightMatrix
     input: Tensor
     output: Tensor
+    bias: Tensor | None = None
     geometry: ConvGeometry | None = None
+
+    @property
+    def batched(self) -> Tensor:
+        """The input, with a batch dimension also where a convolution was called without."""
+        lacks = self.geometry is not None and self.input.ndim == len(self.geometry.kernel) + 1
+        return self.input[None] if lacks else self.input
+
+    def squared_output(self) -> Tensor:
+        """Squared norm of the product without the bias, summed over everything, a scalar."""
+        product = self.output.detach()
+        if self.bias is not None:
+            spatial = len(self.geometry.kernel) if self.geometry is not None else 0
+            product = product - self.bias.detach().reshape(-1, *[1] * spatial)
+        wide = torch.float64 if product.dtype == torch.float64 else torch.float32
+        norm: Tensor = torch.linalg.vector_norm(product, dtype=wide)
+        return norm.double().square()
 
     def columns(self) -> Tensor:
         """Return the input as the matrix sees it: ``(groups, columns, N * positions)``."""
         if self.geometry is None:
             return self.input.reshape(-1, self.matrix.columns).t()[None]
-        x, geometry = self.input, self.geometry
+        x, geometry = self.batched, self.geometry
         if x.ndim == 3:  # one spatial dimension is two, the first of size one
             x = x[:, :, None]
             geometry = ConvGeometry(
@@ -109,6 +127,10 @@ def _geometry(
     return ConvGeometry(kernel, _per_dimension(stride, dimensions), pads, steps)
 
 
+_Use = tuple[Tensor, Tensor, Tensor | None, ConvGeometry | None]
+"""Input, weight, bias and geometry of one operation."""
+
+
 def _conv_arguments(
     input: Tensor,
     weight: Tensor,
@@ -117,26 +139,22 @@ def _conv_arguments(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> tuple[Tensor, Tensor, ConvGeometry]:
+) -> _Use:
     kernel = tuple(weight.shape[2:])
-    if input.ndim == weight.ndim - 1:
-        input = input[None]
-    return input, weight, _geometry(kernel, stride, padding, dilation)
+    return input, weight, bias, _geometry(kernel, stride, padding, dilation)
 
 
-def _linear_arguments(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor, None]:
-    return input, weight, None
+def _linear_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Use:
+    return input, weight, bias, None
 
 
 def _addmm_arguments(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1
-) -> tuple[Tensor, Tensor, None]:
-    return mat1, mat2, None
+) -> _Use:
+    return mat1, mat2, input, None
 
 
-_READERS: dict[Any, Callable[..., tuple[Tensor, Tensor, ConvGeometry | None]]] = {
+_READERS: dict[Any, Callable[..., _Use]] = {
     F.linear: _linear_arguments,
     torch.addmm: _addmm_arguments,
     torch.conv1d: _conv_arguments,
@@ -199,9 +217,9 @@ class Recording(TorchFunctionMode):
         output = func(*args, **kwargs)
         reader = _READERS.get(func)
         if reader is not None:
-            x, weight, geometry = reader(*args, **kwargs)
+            x, weight, bias, geometry = reader(*args, **kwargs)
             for matrix in self._by_weight.get(id(weight), ()):
-                self._report(LayerCall(matrix, x, output, geometry))
+                self._report(LayerCall(matrix, x, output, bias, geometry))
         return output
 
     def _report(self, call: LayerCall) -> None:
@@ -220,7 +238,7 @@ class Recording(TorchFunctionMode):
         output = F.linear(x, weight, bias)
         for matrix in self._by_weight.get(id(owner), ()):
             if matrix.start == start:
-                self._report(LayerCall(matrix, x, output))
+                self._report(LayerCall(matrix, x, output, bias))
         return output
 
     def _attention(

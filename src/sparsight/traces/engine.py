@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,7 +36,7 @@ from sparsight.traces.allocation import Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.result import LayerTrace, Trace
-from sparsight.traces.solvers import SOLVERS, Solution, relative_error
+from sparsight.traces.solvers import SOLVERS
 
 __all__ = ["trace"]
 
@@ -77,11 +78,12 @@ def _plan(network: Network, x: Tensor) -> _Plan:
     inputs: dict[str, list[tuple[int, Any]]] = {}
     alive: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
     found: dict[str, WeightMatrix] = {}
+    tokens = count()
 
     def see(call: LayerCall) -> None:
         known = alive.get(id(call.input))
         if known is None or known[0]() is not call.input or known[1] != call.input._version:
-            known = (weakref.ref(call.input), call.input._version, len(alive) + len(inputs))
+            known = (weakref.ref(call.input), call.input._version, next(tokens))
             alive[id(call.input)] = known
         name = call.matrix.name
         found.setdefault(name, call.matrix)
@@ -129,53 +131,61 @@ def _views(
     return preprocessing.normalize(views).to(x.dtype)
 
 
-def _moments(
+def _record(
     network: Network,
     views: Tensor,
     matrices: list[WeightMatrix],
+    plan: _Plan,
     chunk: int,
     progress: Progress | None,
-) -> dict[str, Moment]:
+) -> tuple[dict[str, Moment], dict[str, Tensor]]:
+    """Second moments by leading layer, and squared outputs by layer."""
     moments: dict[str, Moment] = {}
+    outputs: dict[str, Tensor] = {}
+    leaders = {plan.leader[matrix.name] for matrix in matrices}
+    recorded = [m for m in plan.order if m in matrices or m.name in leaders]
 
     def add(call: LayerCall) -> None:
         name = call.matrix.name
-        if name not in moments:
-            moments[name] = moment_for(call)
-        moments[name].add(call)
+        squared = call.squared_output()
+        outputs[name] = outputs[name] + squared if name in outputs else squared
+        if name in leaders:
+            if name not in moments:
+                moments[name] = moment_for(call)
+            moments[name].add(call)
 
-    with torch.no_grad(), Recording(network.model, matrices, add):
+    if not matrices:
+        return moments, outputs
+
+    with torch.no_grad(), Recording(network.model, recorded, add):
         for start in range(0, len(views), chunk):
             if progress is not None:
                 progress("recording", start, len(views))
             part = views[start : start + chunk]
             network(part.contiguous(memory_format=torch.channels_last))
-    return moments
-
-
-@dataclass(frozen=True)
-class _Task:
-    matrix: WeightMatrix
-    sparsity: float
-    block: int
+    return moments, outputs
 
 
 def _solve(
-    network: Network, task: _Task, moment: Tensor, solver: str, damping: float
-) -> tuple[Solution, float]:
-    weight = weight_of(network.model, task.matrix).to(moment.dtype)
+    network: Network,
+    matrix: WeightMatrix,
+    sparsity: float,
+    moment: Tensor,
+    output: Tensor,
+    settings: tuple[str, float],
+) -> tuple[Tensor, LayerTrace]:
+    """Solve one layer: its sparse matrix and what became of it."""
+    solver, damping = settings
+    weight = weight_of(network.model, matrix).to(moment.dtype)
     try:
-        solution = SOLVERS[solver](weight, moment, task.sparsity, task.block, damping)
+        solution = SOLVERS[solver](weight, moment, sparsity, matrix.block, damping)
     except NumericalError as error:
-        raise NumericalError(f"layer {task.matrix.name!r}: {error}") from error
-    return solution, relative_error(weight, solution.weight, moment)
-
-
-def _left_alone(matrix: WeightMatrix, requested: float, note: str) -> LayerTrace:
-    return LayerTrace(
-        matrix.name, matrix.parameter, matrix.kind, matrix.groups, matrix.rows, matrix.columns,
-        requested, 0.0, None, 0.0, note,
-    )  # fmt: skip
+        raise NumericalError(f"layer {matrix.name!r}: {error}") from error
+    zeros = float((solution.weight == 0).double().mean())
+    total = float(output)
+    relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
+    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, solution.note)
+    return solution.weight, row
 
 
 def trace(
@@ -256,52 +266,32 @@ def trace(
 
     candidates = plan.order if stem else plan.order[1:]
     ratios = allocate(sparsity, candidates)
-    chosen = {m.name: _Task(m, ratios[m.name], m.block) for m in candidates if ratios[m.name] > 0}
-    leaders = {plan.leader[name] for name in chosen}
+    chosen = [matrix for matrix in candidates if ratios[matrix.name] > 0]
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(views), budget // plan.largest))
-    leading = [m for m in plan.order if m.name in leaders]
-    moments = _moments(network, views, leading, chunk, progress) if chosen else {}
+    moments, outputs = _record(network, views, chosen, plan, chunk, progress)
     clock.lap("record")
 
     tensors: dict[str, Tensor] = {}
-    layers: list[LayerTrace] = []
-    ready: dict[str, Tensor] = {}
+    rows = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
+    rows |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
+    rows |= {m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused}
     with torch.no_grad():
-        for index, matrix in enumerate(plan.order):
-            if progress is not None:
-                progress("solving", index, len(plan.order))
-            task = chosen.get(matrix.name)
-            if task is None:
-                note = "left dense" if matrix.name in ratios else "stem, left dense"
-                layers.append(_left_alone(matrix, 0.0, note))
-                continue
-            leader = plan.leader[matrix.name]
-            if leader not in ready:
-                ready = {leader: moments.pop(leader).matrix()}
-            solution, error = _solve(network, task, ready[leader], solver, damping)
-            target = tensors.get(matrix.parameter)
-            if target is None:
-                target = tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
-            matrix.write(target, solution.weight)
-            zeros = float((solution.weight == 0).float().mean())
-            layers.append(
-                LayerTrace(
-                    matrix.name,
-                    matrix.parameter,
-                    matrix.kind,
-                    matrix.groups,
-                    matrix.rows,
-                    matrix.columns,
-                    task.sparsity,
-                    zeros,
-                    error,
-                    solution.damping,
-                    solution.note,
-                )
-            )
-        layers.extend(_left_alone(m, 0.0, "not used by the forward pass") for m in plan.unused)
+        done = 0
+        for leader in list(moments):
+            moment = moments.pop(leader).matrix()
+            for matrix in (m for m in chosen if plan.leader[m.name] == leader):
+                if progress is not None:
+                    progress("solving", done, len(chosen))
+                done += 1
+                solved, rows[matrix.name] = _solve(
+                    network, matrix, ratios[matrix.name], moment, outputs[matrix.name],
+                    (solver, damping),
+                )  # fmt: skip
+                if matrix.parameter not in tensors:
+                    tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
+                matrix.write(tensors[matrix.parameter], solved)
         clock.lap("solve")
         with overlay(network.model, tensors):
             traced = network.logits(x)[0]
@@ -318,7 +308,7 @@ def trace(
         "device": str(x.device),
     }
     return Trace(
-        tensors, tuple(layers), plan.logits.float().cpu(), traced.float().cpu(), settings,
+        tensors, tuple(rows.values()), plan.logits.float().cpu(), traced.float().cpu(), settings,
         library_versions(), clock.laps,
     )  # fmt: skip
 

@@ -104,7 +104,7 @@ def moment_for(call: LayerCall) -> Moment:
         or prod(geometry.stride) > 1
     ):
         return DenseMoment()
-    shifts = ShiftMoment(geometry, (call.input.shape[2], call.input.shape[3]))
+    shifts = ShiftMoment(geometry, (call.batched.shape[2], call.batched.shape[3]))
     dense = _DENSE_SHARE * prod(geometry.kernel) ** 2 * prod(shifts.output)
     return shifts if shifts.cost < dense else DenseMoment()
 
@@ -132,13 +132,13 @@ def _positions_first(call: LayerCall) -> Tensor:
     """Columns of a call as ``(groups, positions, columns)``."""
     matrix, geometry = call.matrix, call.geometry
     if geometry is None:
-        return _wide(call.input).reshape(1, -1, matrix.columns)
+        return _wide(call.batched).reshape(1, -1, matrix.columns)
     if geometry.pointwise and matrix.groups == 1:
         steps = tuple(slice(None, None, s) for s in geometry.stride)
-        x = call.input[(slice(None), slice(None), *steps)]
+        x = call.batched[(slice(None), slice(None), *steps)]
         return _wide(x.movedim(1, -1)).reshape(1, -1, matrix.columns)
     if matrix.groups == 1 and len(geometry.kernel) == 2:
-        return _unfold_channels_last(_wide(call.input), geometry)[None]
+        return _unfold_channels_last(_wide(call.batched), geometry)[None]
     return _wide(call.columns()).transpose(1, 2)
 
 
@@ -227,7 +227,7 @@ class ShiftMoment(Moment):
         (top, bottom), (left, right) = self.geometry.padding
         below = max(bottom, self.reach[0] - top)
         beyond = max(right, self.reach[1] - left)
-        frame = F.pad(_wide(call.input).movedim(1, -1), (0, 0, left, beyond, top, below))
+        frame = F.pad(_wide(call.batched).movedim(1, -1), (0, 0, left, beyond, top, below))
         self.positions += frame.shape[0] * prod(self.output)
         done: set[tuple[tuple[int, int], Region]] = set()
         for _, _, difference, terms in self._recipe:
@@ -235,9 +235,12 @@ class ShiftMoment(Moment):
                 key = (difference, region)
                 if key not in done:
                     done.add(key)
-                    whole = index == 0
-                    now = _shifted(frame, difference) if whole else _strip(frame, *key)
-                    self._sums[key] = self._sums[key].add_(now) if key in self._sums else now
+                    pair = _shifted(frame, difference) if index == 0 else _strip(frame, *key)
+                    here, there = pair
+                    if key in self._sums:
+                        self._sums[key].addmm_(here.t(), there)
+                    else:
+                        self._sums[key] = here.t() @ there
 
     def matrix(self) -> Tensor:
         """Return ``S``, shape ``(1, columns, columns)``."""
@@ -252,15 +255,15 @@ class ShiftMoment(Moment):
         return out.permute(2, 0, 3, 1).reshape(1, channels * taps, channels * taps)
 
 
-def _shifted(frame: Tensor, difference: tuple[int, int]) -> Tensor:
+def _shifted(frame: Tensor, difference: tuple[int, int]) -> tuple[Tensor, Tensor]:
     flat = frame.reshape(-1, frame.shape[-1])
     shift = difference[0] * frame.shape[2] + difference[1]
-    return flat[: flat.shape[0] - shift].t() @ flat[shift:]
+    return flat[: flat.shape[0] - shift], flat[shift:]
 
 
-def _strip(frame: Tensor, difference: tuple[int, int], region: Region) -> Tensor:
+def _strip(frame: Tensor, difference: tuple[int, int], region: Region) -> tuple[Tensor, Tensor]:
     (rows, columns), (dy, dx) = region, difference
     here = frame[:, rows.start : rows.stop, columns.start : columns.stop]
     there = frame[:, rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
     channels = frame.shape[-1]
-    return here.reshape(-1, channels).t() @ there.reshape(-1, channels)
+    return here.reshape(-1, channels), there.reshape(-1, channels)

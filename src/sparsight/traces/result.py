@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError, NetworkError
-from sparsight.networks import Network, overlay
+from sparsight.networks import Network, WeightMatrix, overlay
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 
@@ -58,6 +58,36 @@ class LayerTrace:
     error: float | None
     damping: float
     note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        matrix: WeightMatrix,
+        requested: float,
+        sparsity: float,
+        error: float | None,
+        damping: float,
+        note: str,
+    ) -> LayerTrace:
+        """Describe what became of a weight matrix."""
+        return cls(
+            matrix.name,
+            matrix.parameter,
+            matrix.kind,
+            matrix.groups,
+            matrix.rows,
+            matrix.columns,
+            requested,
+            sparsity,
+            error,
+            damping,
+            note,
+        )
+
+    @classmethod
+    def left_alone(cls, matrix: WeightMatrix, why: str) -> LayerTrace:
+        """Describe a weight matrix that the trace does not touch."""
+        return cls.of(matrix, 0.0, 0.0, None, 0.0, why)
 
     @property
     def numel(self) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sparsight.traces.solvers.solution import Solution, relative_error
+from sparsight.traces.solvers.solution import Solution, squared_output
 from sparsight.traces.solvers.sparsegpt import sparsegpt
 
-__all__ = ["SOLVERS", "Solution", "Solver", "relative_error", "sparsegpt"]
+__all__ = ["SOLVERS", "Solution", "Solver", "sparsegpt", "squared_output"]
 
 Solver = Callable[[Tensor, Tensor, float, int, float], Solution]
 """``(weight, moment, sparsity, block, damping) -> Solution``; see :func:`sparsegpt`."""

@@ -7,48 +7,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Solution", "relative_error"]
+__all__ = ["Solution", "squared_output"]
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A sparse weight matrix.
+    r"""A sparse weight matrix.
 
     Attributes
     ----------
     weight
         ``(groups, rows, columns)``, in the dtype of the dense weight.
+    lost
+        Squared output error on the recorded inputs, :math:`\|(W - \hat W) X\|_F^2`.
     damping
-        What was added to the diagonal of the moment, per group (absolute), averaged.
+        What was added to the diagonal of the moment (absolute, mean over groups).
     note
         What the reader must know: dead inputs, a change of precision.
     """
 
     weight: Tensor
+    lost: float
     damping: float
     note: str = ""
 
 
-def relative_error(weight: Tensor, sparse: Tensor, moment: Tensor) -> float:
-    r"""Relative output error :math:`\|(W - \hat W) X\|_F / \|W X\|_F` on the recorded inputs.
+def squared_output(weight: Tensor, moment: Tensor) -> float:
+    r"""Squared output :math:`\|W X\|_F^2 = \mathrm{tr}(W X X^\top W^\top)`.
 
     Parameters
     ----------
-    weight, sparse
-        Dense and sparse weight, ``(groups, rows, columns)``.
+    weight
+        ``(groups, rows, columns)``.
     moment
         ``X X^T``, ``(groups, columns, columns)``.
 
     Examples
     --------
     >>> import torch
-    >>> w = torch.tensor([[[3.0, 4.0]]])
-    >>> relative_error(w, torch.tensor([[[3.0, 0.0]]]), torch.eye(2)[None])
-    0.800000011920929
+    >>> squared_output(torch.tensor([[[3.0, 4.0]]]), torch.eye(2)[None])
+    25.0
     """
-    difference = weight - sparse
-    lost = (torch.matmul(difference, moment) * difference).sum().clamp_min(0)
-    total = (torch.matmul(weight, moment) * weight).sum().clamp_min(0)
-    if total == 0:
-        return 0.0
-    return float((lost / total).sqrt())
+    return float((torch.matmul(weight, moment) * weight).sum().clamp_min(0))

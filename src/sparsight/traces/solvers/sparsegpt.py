@@ -5,10 +5,16 @@ Written with one Cholesky factor and no inverse. With :math:`H = S + \lambda I =
 
 .. math::
 
-    T_i = W_i + \sum_{k<i} (W_k - Q_k) \, R_{ki} / R_{ii}, \qquad Q_i = \mathrm{mask}_i \odot T_i,
+    T_i = W_i + \frac{1}{R_{ii}} \sum_{k<i} (W_k - Q_k) \, R_{ki}, \qquad
+    Q_i = \mathrm{mask}_i \odot T_i,
 
 where the mask of a block of columns prunes the smallest :math:`T_j^2 R_{jj}^2`, ``T`` taken as
-it stands when the sweep enters the block. ``docs/explanation/sweep.md`` derives it.
+it stands when the sweep enters the block. The squared output error comes for free:
+:math:`\mathrm{tr}(E H E^\top) = \sum_i R_{ii}^2 \|T_i - Q_i\|^2` with :math:`E = W - Q`.
+``docs/explanation/sweep.md`` derives all this.
+
+``R`` is the Cholesky factor of the matrix with its order reversed. Rather than reversing it
+back, the sweep runs in reversed coordinates, from the last column to the first.
 """
 
 from __future__ import annotations
@@ -19,13 +25,13 @@ from torch import Tensor
 from sparsight.errors import NumericalError
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["damped", "sparsegpt", "upper_factor"]
+__all__ = ["damped_and_reversed", "factorised", "sparsegpt"]
 
 _LAZY = 128  # columns whose compensation is gathered in one product
 
 
-def damped(moment: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Add relative damping and give dead inputs a unit diagonal.
+def damped_and_reversed(moment: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Reverse the order of inputs, add relative damping, give dead inputs a unit diagonal.
 
     Parameters
     ----------
@@ -37,44 +43,41 @@ def damped(moment: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
     Returns
     -------
     hessian, dead, added
-        Damped copy; inputs that are always zero, ``(groups, columns)``; absolute damping per
-        group, ``(groups,)``.
+        Damped matrix in reversed order; inputs that are always zero, ``(groups, columns)``, in
+        the same order; absolute damping per group, ``(groups,)``.
     """
-    diagonal = moment.diagonal(dim1=-2, dim2=-1)
+    hessian = moment.flip(-2, -1)
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     dead = diagonal <= 0
-    live = (~dead).sum(-1).clamp_min(1)
-    added = damping * diagonal.sum(-1) / live
-    hessian = moment.clone()
-    scale = torch.where(added > 0, added, torch.ones_like(added))
-    extra = added[:, None] + torch.where(dead, scale[:, None], torch.zeros_like(diagonal))
-    hessian.diagonal(dim1=-2, dim2=-1).add_(extra)
+    added = damping * diagonal.sum(-1) / (~dead).sum(-1).clamp_min(1)
+    unit = torch.where(added > 0, added, torch.ones_like(added))
+    diagonal.add_(added[:, None] + dead * unit[:, None])
     return hessian, dead, added
 
 
-def upper_factor(hessian: Tensor) -> tuple[Tensor, str]:
-    """Factor ``H = R R^T`` with ``R`` upper triangular, in float64 where float32 fails.
+def factorised(hessian: Tensor) -> tuple[Tensor, str]:
+    """Factor ``H = L L^T``, in float64 where float32 fails.
 
     Returns
     -------
-    R, note
-        The factor in the dtype that worked, and a word on it when that is not the input's.
+    L, note
+        The lower factor in the dtype that worked, and a word on it when that is not the input's.
 
     Raises
     ------
     NumericalError
         If the matrix is not positive definite even in float64.
     """
-    flipped = hessian.flip(-2, -1)
-    factor, info = torch.linalg.cholesky_ex(flipped)
+    factor, info = torch.linalg.cholesky_ex(hessian)
     note = ""
     if bool((info != 0).any()) and hessian.dtype != torch.float64:
-        factor, info = torch.linalg.cholesky_ex(flipped.double())
+        factor, info = torch.linalg.cholesky_ex(hessian.double())
         note = "factorised in float64"
     if bool((info != 0).any()):
         raise NumericalError(
             "the second moments are not positive definite even in float64: raise the damping"
         )
-    return factor.flip(-2, -1), note
+    return factor, note
 
 
 def sparsegpt(
@@ -116,64 +119,78 @@ def sparsegpt(
     64
     """
     if sparsity == 0:
-        return Solution(weight.clone(), 0.0)
-    hessian, dead, added = damped(moment, damping)
-    factor, note = upper_factor(hessian)
-    dense = weight.to(factor.dtype).transpose(1, 2).masked_fill(dead[:, :, None], 0).contiguous()
-    sparse = _sweep(dense, factor, sparsity, block)
+        return Solution(weight.clone(), 0.0, 0.0)
+    hessian, dead, added = damped_and_reversed(moment, damping)
+    factor, note = factorised(hessian)
+    del hessian
+    dense = weight.to(factor.dtype).transpose(1, 2).flip(1).masked_fill(dead[:, :, None], 0)
+    sparse, lost = _sweep(dense, factor, sparsity, block)
+    ridge = (added.double() * (dense - sparse).double().square().sum((1, 2))).sum()
     notes = [note] if note else []
     if bool(dead.any()):
         notes.append(f"{int(dead.sum())} inputs are always zero")
-    return Solution(sparse.transpose(1, 2).to(weight.dtype), float(added.mean()), "; ".join(notes))
+    return Solution(
+        sparse.flip(1).transpose(1, 2).to(weight.dtype),
+        max(0.0, lost - float(ridge)),
+        float(added.mean()),
+        "; ".join(notes),
+    )
 
 
-def _sweep(dense: Tensor, factor: Tensor, sparsity: float, block: int) -> Tensor:
-    """Sweep over ``dense``, ``(groups, columns, rows)``: columns are contiguous here."""
+def _sweep(dense: Tensor, factor: Tensor, sparsity: float, block: int) -> tuple[Tensor, float]:
+    """Sweep over ``dense``, ``(groups, columns, rows)`` in reversed order, last column first.
+
+    Returns the sparse weights and the squared output error under the damped moment.
+    """
     groups, columns, rows = dense.shape
-    scale = factor.diagonal(dim1=-2, dim2=-1)
-    lower = (factor / scale[:, None, :]).transpose(1, 2).contiguous()  # unit lower triangular
-    weights = scale.square()
+    scale = factor.diagonal(dim1=-2, dim2=-1)[:, :, None]
     error = torch.zeros_like(dense)  # W - Q of the columns done so far
     sparse = torch.empty_like(dense)
+    lost = torch.zeros((), dtype=torch.float64, device=dense.device)
     lazy = max(block, _LAZY // block * block)
-    for start in range(0, columns, lazy):
-        stop = min(start + lazy, columns)
+    for stop in range(columns, 0, -lazy):
+        start = max(0, stop - lazy)
         base = dense[:, start:stop].clone()
-        if start:
-            base.baddbmm_(lower[:, start:stop, :start], error[:, :start])
-        for first in range(start, stop, block):
-            last = min(first + block, stop)
+        if stop < columns:
+            gathered = factor[:, stop:, start:stop].transpose(1, 2) @ error[:, stop:]
+            base += gathered / scale[:, start:stop]
+        for last in range(stop, start, -block):
+            first = max(start, last - block)
             target = base[:, first - start : last - start]
-            if first > start:
-                target.baddbmm_(lower[:, first:last, start:first], error[:, start:first])
-            inner = lower[:, first:last, first:last]
+            if last < stop:
+                gathered = factor[:, last:stop, first:last].transpose(1, 2) @ error[:, last:stop]
+                target += gathered / scale[:, first:last]
+            inner = (factor[:, first:last, first:last] / scale[:, first:last, 0][:, None]).mT
             entry = _entry_state(target, inner, dense[:, first:last])
-            scores = entry.square() * weights[:, first:last, None]
+            scores = (entry * scale[:, first:last]).square()
             count = round(sparsity * (last - first) * rows)
             pruned = scores.reshape(groups, -1).topk(count, largest=False, sorted=False).indices
             keep = torch.ones_like(scores).reshape(groups, -1).scatter_(1, pruned, 0)
             keep = keep.reshape(groups, last - first, rows)
-            for column in range(last - first):
-                if column:
+            width = last - first
+            for column in reversed(range(width)):
+                if column < width - 1:
                     target[:, column : column + 1].baddbmm_(
-                        inner[:, column : column + 1, :column], error[:, first : first + column]
+                        inner[:, column : column + 1, column + 1 :],
+                        error[:, first + column + 1 : last],
                     )
                 index = first + column
                 sparse[:, index] = target[:, column] * keep[:, column]
                 error[:, index] = dense[:, index] - sparse[:, index]
-    return sparse
+            missed = (target - sparse[:, first:last]) * scale[:, first:last]
+            lost += missed.square().sum()
+    return sparse, float(lost)
 
 
 def _entry_state(target: Tensor, inner: Tensor, dense: Tensor) -> Tensor:
     """Columns of a block as they stand before any of them is pruned.
 
     Unpruned, column ``k`` still passes ``W_k - T_k`` on, so ``T`` solves
-    ``(I + N) T = A + N W`` with ``N`` the strict lower part of the block.
+    ``(I + N) T = A + N W`` with ``N`` the strict upper part of the block's coefficients.
     """
     if inner.shape[-1] == 1:
         return target
-    strict = inner.tril(-1)
     entry: Tensor = torch.linalg.solve_triangular(
-        inner, torch.baddbmm(target, strict, dense), upper=False, unitriangular=True
+        inner, torch.baddbmm(target, inner.triu(1), dense), upper=True, unitriangular=True
     )
     return entry
