@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsight.networks import Network
-from sparsight.networks.coverage import Coverage
+from sparsight.networks.coverage import Coverage, UncoveredLayer
 from sparsight.reports.text import clean, percent, plain_number
 from sparsight.traces import Trace
 
 __all__ = ["coverage_table", "describe_trace", "sources_table", "trace_table"]
 
-_SHOWN = 20
+_SHOWN = 6
 
 
 def _table(*columns: str) -> Table:
@@ -93,15 +93,15 @@ def coverage_table(found: Coverage) -> Group:
     for kind, count in found.kinds.items():
         kinds.add_row(kind, str(count))
     parts: list[Text | Table] = [head, Text(), kinds]
-    if found.uncovered:
-        table = _table("not covered", "kind", "#weights", "reason")
-        for layer in found.uncovered[:_SHOWN]:
-            table.add_row(
-                Text(clean(layer.name)), layer.kind, f"{layer.weights:,}", clean(layer.reason)
-            )
-        parts += [Text(), table]
-        if len(found.uncovered) > _SHOWN:
-            parts.append(Text(f"and {len(found.uncovered) - _SHOWN} more: see --json", style="dim"))
+    groups: dict[tuple[str, str], list[UncoveredLayer]] = {}
+    for layer in found.uncovered:
+        groups.setdefault((layer.kind, layer.reason), []).append(layer)
+    for (kind, reason), layers in groups.items():
+        weights = sum(layer.weights for layer in layers)
+        names = ", ".join(layer.name or "(root)" for layer in layers[:_SHOWN])
+        more = f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""
+        line = Text(f"\n{len(layers)} x {clean(kind)}, {weights:,} weights, not covered: ")
+        parts += [line.append(clean(reason)), Text(clean(f"  {names}{more}"), style="dim")]
     return Group(*parts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
 
 from sparsight.networks.matrices import weight_matrices
 from sparsight.networks.network import Network
@@ -86,6 +87,33 @@ class Coverage:
         }
 
 
+class _Touched(TorchFunctionMode):
+    """Which tensors any operation was given, by identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.seen.update(id(value) for value in (*args, *kwargs.values()))
+        return func(*args, **kwargs)
+
+
+def _reason(kind: str, known: bool, touched: bool) -> str:
+    if not known:
+        return f"{kind} is not supported"
+    if touched:
+        return "its weight is not used as it is: the forward pass computes another from it"
+    return "the forward pass never calls it in evaluation mode"
+
+
 def _multiplying_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
     """Yield module path, module, parameter name and tensor of each weight that multiplies."""
     known = {matrix.parameter for matrix in weight_matrices(model)}
@@ -140,7 +168,7 @@ def coverage(network: Network) -> Coverage:
     x = torch.zeros(
         1, settings.channels, *settings.size, device=network.device, dtype=network.dtype
     )
-    with torch.no_grad(), Recording(network.model, matrices, see):
+    with torch.no_grad(), _Touched() as touched, Recording(network.model, matrices, see):
         network(x)
 
     total = 0
@@ -151,12 +179,7 @@ def coverage(network: Network) -> Coverage:
         unread = parameter.numel() - sum(m.numel for m in inside if m.name in used)
         if unread:
             kind = type(module).__name__
-            reason = (
-                "its weight is not used as it is: the forward pass computes another from it, "
-                "or never calls the layer"
-                if inside
-                else f"{kind} is not supported"
-            )
+            reason = _reason(kind, bool(inside), id(parameter) in touched.seen)
             uncovered.append(UncoveredLayer(path, kind, unread, reason))
     return Coverage(
         spec=network.spec,
