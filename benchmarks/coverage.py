@@ -32,7 +32,6 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 COMMAND = "python benchmarks/coverage.py"
 
 SPECS = (
-    "embedded",
     "torchvision:resnet18",
     "torchvision:resnet50",
     "torchvision:vgg16",
@@ -88,8 +87,7 @@ def networks(specs: tuple[str, ...]) -> Iterator[tuple[str, Network]]:
     """Build each network, one at a time."""
     for spec in specs:
         torch.manual_seed(0)
-        weights = None if spec == "embedded" else "random"
-        yield spec, sparsight.load(spec, weights=weights)
+        yield spec, sparsight.load(spec, weights="random")
 
 
 def configured() -> Iterator[tuple[str, Network]]:
