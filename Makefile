@@ -51,7 +51,7 @@ coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over archi
 	$(BIN)/python benchmarks/coverage.py
 
 bench-trace: $(STAMP)  ## Measure how long a trace takes
-	$(BIN)/python benchmarks/trace_speed.py
+	$(BIN)/python benchmarks/trace_cost.py
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py
