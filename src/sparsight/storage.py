@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,44 +20,83 @@ __all__ = ["atomic_folder", "library_versions", "read_manifest", "write_manifest
 _LIBRARIES = ("sparsight", "torch", "torchvision", "timm", "captum", "zennit", "transformers")
 
 
+def _may_replace(folder: Path, replaces: Collection[str], *, overwrite: bool) -> None:
+    """Refuse everything but an empty folder, or our own result when asked to overwrite it."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder} is a file or a link: choose another folder")
+    present = {entry.name for entry in folder.iterdir()}
+    if not present:
+        return
+    if not overwrite:
+        raise InputError(
+            f"{folder} is not empty: choose another folder, or replace what is there with "
+            "overwrite=True (--overwrite)"
+        )
+    strange = sorted(present - set(replaces))
+    if strange:
+        raise InputError(
+            f"{folder} holds {strange[0]}, which is no part of this result and would be lost: "
+            "move it away"
+        )
+
+
 @contextmanager
-def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Fill a temporary sibling folder, then rename it into place.
+def atomic_folder(
+    folder: str | Path, replaces: Collection[str], *, overwrite: bool = False
+) -> Iterator[Path]:
+    """Build a folder beside its final place and swap it in when it is complete.
+
+    After an error or Ctrl-C there is either the former state or the new one, never half of it.
+
+    Parameters
+    ----------
+    folder
+        Where; parents are made.
+    replaces
+        Names of the files that make up such a result. With ``overwrite`` they may be replaced;
+        other files are never deleted.
+    overwrite
+        Replace a result that is there already.
+
+    Yields
+    ------
+    Path
+        The folder to fill.
 
     Raises
     ------
     InputError
-        If the folder exists and ``overwrite`` is false, or cannot be written.
+        If the folder holds something already, or cannot be written.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as home:
-    ...     with atomic_folder(Path(home) / "result") as folder:
-    ...         _ = (folder / "a.txt").write_text("whole")
+    ...     with atomic_folder(Path(home) / "result", {"a.txt"}) as fresh:
+    ...         _ = (fresh / "a.txt").write_text("whole")
     ...     print((Path(home) / "result" / "a.txt").read_text())
     whole
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already: choose another folder, or ask to overwrite it")
+    folder = Path(os.path.abspath(folder))
+    _may_replace(folder, replaces, overwrite=overwrite)
+    token = secrets.token_hex(4)
+    fresh = folder.with_name(f".{folder.name}.{token}.partial")
+    former = folder.with_name(f".{folder.name}.{token}.former")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            folder.rename(former)
+        fresh.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot write to {path.parent} ({error.strerror})") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(retired / "old")
-            temporary.rename(path)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            temporary.rename(path)
+        raise InputError(f"cannot write {folder} ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        if former.exists() and not folder.exists():
+            former.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def library_versions() -> dict[str, str]:

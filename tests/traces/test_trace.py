@@ -200,7 +200,7 @@ def test_save_and_load_are_exact(tmp_path: Path) -> None:
     assert again.layers == found.layers
     assert again.settings == found.settings
     assert torch.equal(again.traced_logits, found.traced_logits)
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="not empty"):
         found.save(tmp_path / "t")
     found.save(tmp_path / "t", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t"]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sparsight.errors import InputError
+from sparsight.storage import atomic_folder, library_versions, read_manifest, write_manifest
 
 __all__ = ["Attribution", "Reduction", "reduce_channels"]
 
 Reduction = Literal["sum", "sum_abs", "abs_sum", "max_abs"]
-SCHEMA = 1
+_SCHEMA = 1
+_MANIFEST, _TENSORS = "attribution.json", "map.safetensors"
+_FACTS = ("method", "target", "gap", "gap_of", "settings", "seconds", "reduction")
 
 
 def reduce_channels(relevance: Tensor, reduction: Reduction) -> Tensor:
@@ -106,48 +108,37 @@ class Attribution:
         """Return one value per pixel ``(H, W)``; the method's fixed reduction unless told."""
         return reduce_channels(self.map, reduction or self.reduction)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write ``map.safetensors`` and, last, ``attribution.json`` into a directory."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"map": self.map.contiguous()}, folder / "map.safetensors")
-        manifest = {
-            "schema": SCHEMA,
-            "method": self.method,
-            "target": self.target,
-            "gap": self.gap,
-            "gap_of": self.gap_of,
-            "settings": self.settings,
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-            "reduction": self.reduction,
-            "versions": {name: version(name) for name in ("sparsight", "torch", "captum")},
-        }
-        path = folder / "attribution.json"
-        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        return path
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Attribution:
-        """Read back what :meth:`save` wrote.
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the map and, last, its manifest into a new folder.
 
         Raises
         ------
         InputError
-            If the directory holds no complete attribution of a known schema.
+            If the folder exists and ``overwrite`` is false, or cannot be written.
         """
-        folder = Path(directory)
+        facts = {name: getattr(self, name) for name in _FACTS}
+        header = {"kind": "attribution", "schema": _SCHEMA, "versions": library_versions()}
+        with atomic_folder(folder, {_MANIFEST, _TENSORS}, overwrite=overwrite) as temporary:
+            save_file({"map": self.map.contiguous()}, temporary / _TENSORS)
+            write_manifest(temporary, _MANIFEST, header | facts | {"notes": list(self.notes)})
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Attribution:
+        """Read back what :meth:`save` wrote, bit by bit.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no complete attribution of a known schema.
+        """
+        manifest = read_manifest(folder, _MANIFEST, "attribution", _SCHEMA)
         try:
-            manifest = json.loads((folder / "attribution.json").read_text(encoding="utf-8"))
-            tensor = load_file(folder / "map.safetensors")["map"]
-        except (OSError, ValueError, KeyError) as error:
+            relevance = load_file(Path(folder) / _TENSORS)["map"]
+            facts = {name: manifest[name] for name in _FACTS}
+            return cls(map=relevance, notes=tuple(manifest["notes"]), **facts)
+        except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{folder} holds no complete attribution ({error})") from error
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            raise InputError(f"{folder}/attribution.json has another schema than {SCHEMA}")
-        kept = ("method", "target", "gap", "gap_of", "settings", "seconds", "reduction")
-        return cls(
-            map=tensor, notes=tuple(manifest["notes"]), **{name: manifest[name] for name in kept}
-        )
 
     def __repr__(self) -> str:
         gap = "" if self.gap is None else f", {self.gap_of} gap {self.gap:.2g}"

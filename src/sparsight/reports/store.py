@@ -7,9 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from sparsight.errors import InputError
 from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair
 from sparsight.reports.page import render_page
+from sparsight.storage import atomic_folder
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "read_case", "read_manifest", "write_case"]
 
@@ -116,48 +115,6 @@ def _fill(folder: Path, case: CaseFile) -> None:
     _flush(folder / _MANIFEST)
 
 
-def _may_replace(folder: Path, *, overwrite: bool) -> None:
-    """Refuse everything but an empty folder, or a case when asked to overwrite it."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        raise InputError(f"{folder} is a file or a link: choose another folder for the case")
-    present = {entry.name for entry in folder.iterdir()}
-    if not present:
-        return
-    if not overwrite:
-        raise InputError(
-            f"{folder} is not empty: choose another folder, "
-            "or pass overwrite=True to replace a case"
-        )
-    strange = sorted(present - _OURS)
-    if strange:
-        raise InputError(
-            f"{folder} holds {strange[0]}, which is no part of a case "
-            "and would be lost: move it away"
-        )
-
-
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Build a folder beside its final place and swap it in; on any failure leave no trace."""
-    token = secrets.token_hex(4)
-    fresh = folder.with_name(f".{folder.name}.{token}.partial")
-    former = folder.with_name(f".{folder.name}.{token}.former")
-    try:
-        fresh.mkdir(parents=True)
-        fill(fresh)
-        if folder.exists():
-            folder.rename(former)
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if former.exists() and not folder.exists():
-            former.rename(folder)
-        shutil.rmtree(former, ignore_errors=True)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-
-
 def write_case(case: CaseFile, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write ``index.html``, ``maps.safetensors`` and, last, ``case.json`` into a folder.
 
@@ -193,13 +150,9 @@ def write_case(case: CaseFile, folder: str | Path, *, overwrite: bool = False) -
     ...     page.name, read_manifest(page.parent)["schema_version"]
     ('index.html', 1)
     """
-    folder = Path(os.path.abspath(folder))
-    _may_replace(folder, overwrite=overwrite)
-    try:
-        replace_folder(folder, lambda fresh: _fill(fresh, case))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"the case cannot be written to {folder} ({error})") from error
-    return folder / _PAGE
+    with atomic_folder(folder, _OURS, overwrite=overwrite) as fresh:
+        _fill(fresh, case)
+    return Path(folder) / _PAGE
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

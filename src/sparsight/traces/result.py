@@ -238,7 +238,7 @@ class Trace:
             "versions": dict(self.versions),
             "seconds": dict(self.seconds),
         }
-        with atomic_folder(folder, overwrite=overwrite) as temporary:
+        with atomic_folder(folder, {_MANIFEST, _TENSORS}, overwrite=overwrite) as temporary:
             save_file(packed, temporary / _TENSORS)
             write_manifest(temporary, _MANIFEST, manifest)
         return folder
