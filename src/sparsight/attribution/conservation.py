@@ -117,7 +117,7 @@ class RelevanceInterpreter(RuledInterpreter):
             return rule(self, call)
         if is_linear(call.name):
             return call.plain()
-        if is_pointwise(call.target) and len(call.depends) == 1:
+        if is_pointwise(call):
             return self.activation(call)
         self.note_unruled(call)
         return call.plain()
@@ -319,5 +319,5 @@ _RULES: dict[str, Callable[[RelevanceInterpreter, Call], Any]] = {
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), _constant),
     **dict.fromkeys(("var", "linalg_vector_norm"), _constant),
     "var_mean": _var_mean,
-    **dict.fromkeys(("max_pool2d_with_indices", "amax", "max"), _plain),
+    **dict.fromkeys(("max_pool2d_with_indices", "adaptive_max_pool2d", "amax", "max"), _plain),
 }

@@ -9,7 +9,7 @@ Rules are then chosen by what an operation *is*, never by what a layer is called
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,11 +50,6 @@ new_zeros new_ones new_full new_empty new_empty_strided zeros_like ones_like ful
 empty_strided fill sym_size sym_numel
 """
 _SHAPE_ONLY = frozenset(_SHAPE_ONLY_NAMES.split())
-
-
-def is_pointwise(target: Any) -> bool:
-    """Whether ATen itself marks an operation as acting on every element alone."""
-    return torch.Tag.pointwise in getattr(target, "tags", ())
 
 
 def is_linear(name: str) -> bool:
@@ -108,6 +103,11 @@ class Call:
     def __getitem__(self, argument: str) -> Any:
         return self.arguments[argument]
 
+    def on(self, value: Any) -> Call:
+        """Return the same operation with another value as its one dependent argument."""
+        (name,) = self.depends
+        return replace(self, arguments=dict(self.arguments) | {name: value})
+
     def plain(self, /, **replaced: Any) -> Any:
         """Run the operation itself, some arguments replaced."""
         arguments = dict(self.arguments) | replaced
@@ -118,6 +118,29 @@ class Call:
             else:
                 positional.append(arguments[argument.name])
         return self.target(*positional, **keywords)
+
+
+def is_pointwise(call: Call) -> bool:
+    """Whether an operation is a function of single values of its one image-dependent tensor.
+
+    ATen marks most such operations; where it does not, the operation is tried: changing every
+    second value must leave the others' results alone.
+    """
+    if len(call.depends) != 1:
+        return False
+    if torch.Tag.pointwise in call.target.tags:
+        return True
+    (name,) = call.depends
+    x = call[name]
+    if not isinstance(x, Tensor) or x.numel() < 2:
+        return False
+    kept = (torch.arange(x.numel(), device=x.device) % 2 == 0).reshape(x.shape)
+    with torch.no_grad():
+        value = call.plain(**{name: x})
+        if not isinstance(value, Tensor) or value.shape != x.shape:
+            return False
+        changed = call.plain(**{name: torch.where(kept, x, 1 - 2 * x)})
+    return torch.equal(value[kept], changed[kept]) and not torch.equal(value, changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +216,7 @@ def trace(view: nn.Module, x: Tensor) -> Trace:
             f"the network's operations cannot be recorded one by one ({reason}): use a method "
             "that only needs gradients or forward passes, such as integrated_gradients"
         ) from error
+    module.graph.eliminate_dead_code()
     dependent: set[fx.Node] = set()
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)

@@ -40,7 +40,7 @@ class GuidedInterpreter(RuledInterpreter):
 
     def apply(self, call: Call) -> Any:
         """Run one operation, a ReLU by the guided rule."""
-        if is_pointwise(call.target) and not is_linear(call.name) and len(call.depends) == 1:
+        if not is_linear(call.name) and is_pointwise(call):
             (name,) = call.depends
             kind = _kind(call, name) if isinstance(call[name], Tensor) else ""
             if kind == "relu":

@@ -201,6 +201,8 @@ def last_spatial_layer(subject: Subject) -> SpatialLayer:
     with _recorded(subject.view) as outputs:
         logit = subject.view(x)[0, subject.target]
     outputs = [output for output in outputs if output.tensor.requires_grad]
+    if not outputs:
+        raise UnsupportedError(_NO_LAYER)
     gradients = torch.autograd.grad(
         logit, [output.tensor for output in outputs], allow_unused=True, retain_graph=True
     )

@@ -26,10 +26,11 @@ class RescaleInterpreter(RuledInterpreter):
             return rule(self, call)
         if is_linear(call.name) and "condition" not in call.depends:
             return self.lanes(call)
-        if is_pointwise(call.target) and len(call.depends) == 1:
+        if len(call.depends) == 1:
             (name,) = call.depends
-            if isinstance(call[name], Pair):
-                return pairs.pointwise(lambda t: call.plain(**{name: t}), call[name])
+            x = call[name]
+            if isinstance(x, Pair) and is_pointwise(call.on(x.now.detach())):
+                return pairs.pointwise(lambda t: call.plain(**{name: t}), x)
         self.note_unruled(call)
         return self.lanes(call)
 
@@ -141,7 +142,7 @@ def _max_pool(interpreter: RescaleInterpreter, call: Call) -> Any:
     y = pairs.winner(
         flat, now.flatten(-2), ref.flatten(-2), index_now.flatten(-2), index_ref.flatten(-2)
     )
-    return pairs.linear(lambda t: t.reshape(now.shape), y), None
+    return pairs.linear(lambda t: t.reshape(now.shape), y), index_now
 
 
 def _amax(interpreter: RescaleInterpreter, call: Call) -> Any:
@@ -157,7 +158,7 @@ def _amax(interpreter: RescaleInterpreter, call: Call) -> Any:
     shape = [1 if d in dims else size for d, size in enumerate(x.now.shape)]
     kept = shape if keepdim else [x.now.shape[d] for d in rest]
     result = pairs.linear(lambda t: t.reshape(kept), y)
-    return result if call.name == "amax" else (result, None)
+    return result if call.name == "amax" else (result, index_now.reshape(kept))
 
 
 _RULES: dict[str, Callable[[RescaleInterpreter, Call], Any]] = {
@@ -180,6 +181,7 @@ _RULES: dict[str, Callable[[RescaleInterpreter, Call], Any]] = {
     "var_mean": _var_mean,
     "linalg_vector_norm": _norm,
     "max_pool2d_with_indices": _max_pool,
+    "adaptive_max_pool2d": _max_pool,
     "amax": _amax,
     "max": _amax,
 }

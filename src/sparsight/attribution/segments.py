@@ -11,7 +11,7 @@ __all__ = ["superpixels"]
 
 
 def superpixels(
-    image: Tensor, count: int = 50, compactness: float = 1.0, iterations: int = 10
+    image: Tensor, count: int = 50, compactness: float = 4.0, iterations: int = 10
 ) -> Tensor:
     r"""Divide an image into patches of like colour.
 
