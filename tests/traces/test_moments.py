@@ -7,7 +7,14 @@ from hypothesis import assume, given, settings
 from torch import nn
 
 from sparsight.networks import LayerCall, Recording, weight_matrices
-from sparsight.traces.moments import DenseMoment, Moment, ShiftMoment, gram, moment_for
+from sparsight.traces.moments import (
+    DenseMoment,
+    Moment,
+    SampleMoment,
+    ShiftMoment,
+    gram,
+    moment_for,
+)
 
 
 def moment_and_reference(
@@ -18,7 +25,7 @@ def moment_and_reference(
 
     def add(call: LayerCall) -> None:
         if not moments:
-            moments.append(moment_for(call))
+            moments.append(moment_for(call, 10**6))
         moments[0].add(call)
         columns = call.columns().double()
         reference.append(columns @ columns.transpose(1, 2))
@@ -52,7 +59,7 @@ def test_convolutions(kernel, stride, padding, dilation, size, groups, seed) -> 
     layer = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups).double()
     batches = [torch.randn(n, 4, *size, dtype=torch.float64) for n in (2, 1)]
     moment, reference = moment_and_reference(layer, batches)
-    torch.testing.assert_close(moment.matrix(), reference)
+    torch.testing.assert_close(moment.result(), reference)
     with torch.no_grad():
         positions = sum(layer(b)[:, 0].numel() for b in batches)
     assert moment.positions == positions
@@ -78,7 +85,7 @@ def test_shifts_are_exact_even_where_they_are_not_cheaper(kernel, padding, dilat
     dense = DenseMoment()
     for moment in (shifts, dense):
         moment.add(calls[0])
-    torch.testing.assert_close(shifts.matrix(), dense.matrix())
+    torch.testing.assert_close(shifts.result(), dense.result())
 
 
 @pytest.mark.parametrize(
@@ -96,8 +103,8 @@ def test_other_layers(layer: nn.Module, shape: tuple[int, ...]) -> None:
     moment, reference = moment_and_reference(
         layer, [torch.randn(3, *shape), torch.randn(2, *shape)]
     )
-    assert moment.matrix().dtype == torch.float32
-    torch.testing.assert_close(moment.matrix().double(), reference, rtol=1e-5, atol=1e-4)
+    assert moment.result().dtype == torch.float32
+    torch.testing.assert_close(moment.result().double(), reference, rtol=1e-5, atol=1e-4)
 
 
 def test_channels_last_and_half_precision_inputs() -> None:
@@ -105,8 +112,8 @@ def test_channels_last_and_half_precision_inputs() -> None:
     x = torch.randn(2, 8, 6, 6).bfloat16()
     plain, _ = moment_and_reference(layer, [x])
     last, reference = moment_and_reference(layer, [x.contiguous(memory_format=torch.channels_last)])
-    torch.testing.assert_close(plain.matrix(), last.matrix())
-    torch.testing.assert_close(last.matrix().double(), reference, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(plain.result(), last.result())
+    torch.testing.assert_close(last.result().double(), reference, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("columns", [3, 511, 512, 777])
@@ -120,4 +127,20 @@ def test_resnet_geometry_uses_shifts() -> None:
     calls: list[LayerCall] = []
     with Recording(layer, weight_matrices(layer), calls.append):
         layer(torch.randn(1, 4, 14, 14))
-    assert isinstance(moment_for(calls[0]), ShiftMoment)
+    assert isinstance(moment_for(calls[0], 64), ShiftMoment)
+
+
+def test_few_samples_are_kept_as_they_are() -> None:
+    for layer, shape in ((nn.Linear(64, 3), (64,)), (nn.Conv2d(64, 3, 1), (64, 1, 2))):
+        calls: list[LayerCall] = []
+        x = torch.randn(4, *shape)
+        with Recording(layer, weight_matrices(layer), calls.append):
+            layer(x[:3])
+            layer(x[3:])
+        moment = moment_for(calls[0], 4)
+        assert isinstance(moment, SampleMoment)
+        for call in calls:
+            moment.add(call)
+        columns = torch.cat([call.columns() for call in calls], 2)
+        torch.testing.assert_close(moment.result().dense(), columns @ columns.mT)
+        assert not isinstance(moment_for(calls[0], 17), SampleMoment)

@@ -36,7 +36,7 @@ from sparsight.traces.allocation import Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.result import LayerTrace, Trace
-from sparsight.traces.solvers import SOLVERS
+from sparsight.traces.solvers import SOLVERS, Moments
 
 __all__ = ["trace"]
 
@@ -151,7 +151,7 @@ def _record(
         outputs[name] = outputs[name] + squared if name in outputs else squared
         if name in leaders:
             if name not in moments:
-                moments[name] = moment_for(call)
+                moments[name] = moment_for(call, len(views))
             moments[name].add(call)
 
     if not matrices:
@@ -170,13 +170,14 @@ def _solve(
     network: Network,
     matrix: WeightMatrix,
     sparsity: float,
-    moment: Tensor,
+    moment: Moments,
     output: Tensor,
     settings: tuple[str, float],
 ) -> tuple[Tensor, LayerTrace]:
     """Solve one layer: its sparse matrix and what became of it."""
     solver, damping = settings
-    weight = weight_of(network.model, matrix).to(moment.dtype)
+    weight = weight_of(network.model, matrix)
+    weight = weight if weight.dtype == torch.float64 else weight.float()
     try:
         solution = SOLVERS[solver](weight, moment, sparsity, matrix.block, damping)
     except NumericalError as error:
@@ -280,7 +281,7 @@ def trace(
     with torch.no_grad():
         done = 0
         for leader in list(moments):
-            moment = moments.pop(leader).matrix()
+            moment = moments.pop(leader).result()
             for matrix in (m for m in chosen if plan.leader[m.name] == leader):
                 if progress is not None:
                     progress("solving", done, len(chosen))

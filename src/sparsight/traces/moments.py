@@ -1,12 +1,14 @@
 r"""Second moments of layer inputs, accumulated batch by batch.
 
 For a layer that multiplies the columns of ``X`` (one column per output position), every solver
-needs only :math:`S = X X^\top`, summed over positions. Two exact ways to get it:
+needs only :math:`S = X X^\top`, summed over positions. Three exact ways to get it:
 
 * **dense**: write the columns out (a view, for pointwise layers) and multiply;
 * **shifts**: for a stride-1 convolution the block of ``S`` for taps ``a`` and ``b`` depends on
   ``b - a`` alone, up to the image border. For a 3x3 kernel that is 13 correlations instead of
-  81 blocks, plus cheap border strips, and nothing is unfolded.
+  81 blocks, plus cheap border strips, and nothing is unfolded;
+* **samples**: with far fewer positions than columns (a classifier's last layers), the columns
+  themselves are kept, and solvers work with ``X`` instead of ``S``.
 
 Sums are float32 (float64 for float64 inputs), whatever the input's precision.
 """
@@ -23,12 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsight.networks import ConvGeometry, LayerCall
+from sparsight.traces.solvers import LowRank, Moments
 
 __all__ = ["Moment", "gram", "moment_for"]
 
 Region = tuple[range, range]
 
 _SYMMETRIC_FROM = 512  # columns above which half of a Gram matrix is worth four products
+_SAMPLES_BELOW = 4  # columns per sample from which samples are cheaper than their Gram matrix
 _DENSE_SHARE = 0.62  # share of a Gram matrix that `gram` computes
 
 
@@ -89,13 +93,25 @@ class Moment(ABC):
         """Take in the input of one call."""
 
     @abstractmethod
-    def matrix(self) -> Tensor:
-        """Return ``S``, shape ``(groups, columns, columns)``."""
+    def result(self) -> Moments:
+        """Return ``S``, ``(groups, columns, columns)``, or the samples behind it."""
 
 
-def moment_for(call: LayerCall) -> Moment:
-    """Choose the cheaper exact moment for the geometry of a layer's call."""
+def moment_for(call: LayerCall, views: int) -> Moment:
+    """Choose the cheapest exact moment for a layer.
+
+    Parameters
+    ----------
+    call
+        The layer's first call; its input holds one or more views.
+    views
+        How many views there will be in all.
+    """
     geometry = call.geometry
+    if call.matrix.groups == 1 and call.matrix.block == 1:
+        positions = call.output.numel() // call.matrix.units * views // len(call.batched)
+        if positions * _SAMPLES_BELOW <= call.matrix.columns:
+            return SampleMoment()
     if (
         geometry is None
         or len(geometry.kernel) != 2
@@ -122,10 +138,27 @@ class DenseMoment(Moment):
         now = gram(x[0])[None] if x.shape[0] == 1 else x.transpose(1, 2) @ x
         self._sum = now if self._sum is None else self._sum.add_(now)
 
-    def matrix(self) -> Tensor:
+    def result(self) -> Tensor:
         """Return ``S``, shape ``(groups, columns, columns)``."""
         assert self._sum is not None, "no call was added"
         return self._sum
+
+
+class SampleMoment(Moment):
+    """The columns themselves."""
+
+    def __init__(self) -> None:
+        self._samples: list[Tensor] = []
+
+    def add(self, call: LayerCall) -> None:
+        """Take in the input of one call."""
+        x = _positions_first(call)
+        self.positions += x.shape[1]
+        self._samples.append(x.clone())
+
+    def result(self) -> LowRank:
+        """Return the samples, ``(1, columns, positions)``."""
+        return LowRank(torch.cat(self._samples, 1).mT)
 
 
 def _positions_first(call: LayerCall) -> Tensor:
@@ -242,7 +275,7 @@ class ShiftMoment(Moment):
                     else:
                         self._sums[key] = here.t() @ there
 
-    def matrix(self) -> Tensor:
+    def result(self) -> Tensor:
         """Return ``S``, shape ``(1, columns, columns)``."""
         some = next(iter(self._sums.values()))
         channels, taps = some.shape[0], prod(self.geometry.kernel)

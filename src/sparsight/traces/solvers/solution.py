@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-__all__ = ["Solution", "squared_output"]
+__all__ = ["Solution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,22 +29,3 @@ class Solution:
     lost: float
     damping: float
     note: str = ""
-
-
-def squared_output(weight: Tensor, moment: Tensor) -> float:
-    r"""Squared output :math:`\|W X\|_F^2 = \mathrm{tr}(W X X^\top W^\top)`.
-
-    Parameters
-    ----------
-    weight
-        ``(groups, rows, columns)``.
-    moment
-        ``X X^T``, ``(groups, columns, columns)``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> squared_output(torch.tensor([[[3.0, 4.0]]]), torch.eye(2)[None])
-    25.0
-    """
-    return float((torch.matmul(weight, moment) * weight).sum().clamp_min(0))

@@ -14,7 +14,8 @@ it stands when the sweep enters the block. The squared output error comes for fr
 ``docs/explanation/sweep.md`` derives all this.
 
 ``R`` is the Cholesky factor of the matrix with its order reversed. Rather than reversing it
-back, the sweep runs in reversed coordinates, from the last column to the first.
+back, the sweep runs in reversed coordinates, from the last column to the first; see
+:mod:`sparsight.traces.solvers.factor`.
 """
 
 from __future__ import annotations
@@ -22,66 +23,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsight.errors import NumericalError
+from sparsight.traces.solvers.factor import Factor, Moments, factorise, strips
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["damped_and_reversed", "factorised", "sparsegpt"]
+__all__ = ["sparsegpt"]
 
 _LAZY = 128  # columns whose compensation is gathered in one product
 
 
-def damped_and_reversed(moment: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Reverse the order of inputs, add relative damping, give dead inputs a unit diagonal.
-
-    Parameters
-    ----------
-    moment
-        ``(groups, columns, columns)``.
-    damping
-        Relative to the mean diagonal over live inputs.
-
-    Returns
-    -------
-    hessian, dead, added
-        Damped matrix in reversed order; inputs that are always zero, ``(groups, columns)``, in
-        the same order; absolute damping per group, ``(groups,)``.
-    """
-    hessian = moment.flip(-2, -1)
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    dead = diagonal <= 0
-    added = damping * diagonal.sum(-1) / (~dead).sum(-1).clamp_min(1)
-    unit = torch.where(added > 0, added, torch.ones_like(added))
-    diagonal.add_(added[:, None] + dead * unit[:, None])
-    return hessian, dead, added
-
-
-def factorised(hessian: Tensor) -> tuple[Tensor, str]:
-    """Factor ``H = L L^T``, in float64 where float32 fails.
-
-    Returns
-    -------
-    L, note
-        The lower factor in the dtype that worked, and a word on it when that is not the input's.
-
-    Raises
-    ------
-    NumericalError
-        If the matrix is not positive definite even in float64.
-    """
-    factor, info = torch.linalg.cholesky_ex(hessian)
-    note = ""
-    if bool((info != 0).any()) and hessian.dtype != torch.float64:
-        factor, info = torch.linalg.cholesky_ex(hessian.double())
-        note = "factorised in float64"
-    if bool((info != 0).any()):
-        raise NumericalError(
-            "the second moments are not positive definite even in float64: raise the damping"
-        )
-    return factor, note
-
-
 def sparsegpt(
-    weight: Tensor, moment: Tensor, sparsity: float, block: int = 1, damping: float = 0.01
+    weight: Tensor, moment: Moments, sparsity: float, block: int = 1, damping: float = 0.01
 ) -> Solution:
     """Prune a weight matrix in one sweep over its columns, compensating as it goes.
 
@@ -90,7 +41,8 @@ def sparsegpt(
     weight
         ``(groups, rows, columns)``.
     moment
-        Second moment of the inputs, ``(groups, columns, columns)``; its scale does not matter.
+        Second moment of the inputs, ``(groups, columns, columns)``, or the samples behind it;
+        its scale does not matter.
     sparsity
         Exactly ``round(sparsity * rows * block)`` weights are pruned in each block of columns
         (``block`` may not divide the number of columns; the last block is then smaller).
@@ -120,47 +72,45 @@ def sparsegpt(
     """
     if sparsity == 0:
         return Solution(weight.clone(), 0.0, 0.0)
-    hessian, dead, added = damped_and_reversed(moment, damping)
-    factor, note = factorised(hessian)
-    del hessian
-    dense = weight.to(factor.dtype).transpose(1, 2).flip(1).masked_fill(dead[:, :, None], 0)
+    # Strips are counted from the natural first column, so that blocks start where they should.
+    factor = factorise(moment, damping, max(block, _LAZY // block * block))
+    dense = weight.to(factor.scale.dtype).transpose(1, 2).flip(1)
+    dense = dense.masked_fill_(factor.dead[:, :, None], 0)
     sparse, lost = _sweep(dense, factor, sparsity, block)
-    ridge = (added.double() * (dense - sparse).double().square().sum((1, 2))).sum()
-    notes = [note] if note else []
-    if bool(dead.any()):
-        notes.append(f"{int(dead.sum())} inputs are always zero")
+    ridge = (factor.damping.double() * (dense - sparse).double().square().sum((1, 2))).sum()
+    notes = [factor.note] if factor.note else []
+    if bool(factor.dead.any()):
+        notes.append(f"{int(factor.dead.sum())} inputs are always zero")
     return Solution(
         sparse.flip(1).transpose(1, 2).to(weight.dtype),
         max(0.0, lost - float(ridge)),
-        float(added.mean()),
+        float(factor.damping.mean()),
         "; ".join(notes),
     )
 
 
-def _sweep(dense: Tensor, factor: Tensor, sparsity: float, block: int) -> tuple[Tensor, float]:
+def _sweep(dense: Tensor, factor: Factor, sparsity: float, block: int) -> tuple[Tensor, float]:
     """Sweep over ``dense``, ``(groups, columns, rows)`` in reversed order, last column first.
 
     Returns the sparse weights and the squared output error under the damped moment.
     """
     groups, columns, rows = dense.shape
-    scale = factor.diagonal(dim1=-2, dim2=-1)[:, :, None]
+    scale = factor.scale[:, :, None]
     error = torch.zeros_like(dense)  # W - Q of the columns done so far
     sparse = torch.empty_like(dense)
     lost = torch.zeros((), dtype=torch.float64, device=dense.device)
-    lazy = max(block, _LAZY // block * block)
-    for stop in range(columns, 0, -lazy):
-        start = max(0, stop - lazy)
+    for start, stop in strips(columns, factor.lazy):
+        coefficients = (factor.local(start, stop) / scale[:, start:stop].mT).mT
         base = dense[:, start:stop].clone()
         if stop < columns:
-            gathered = factor[:, stop:, start:stop].transpose(1, 2) @ error[:, stop:]
-            base += gathered / scale[:, start:stop]
+            base += factor.gather(start, stop, error) / scale[:, start:stop]
         for last in range(stop, start, -block):
             first = max(start, last - block)
-            target = base[:, first - start : last - start]
+            here = slice(first - start, last - start)
+            target = base[:, here]
             if last < stop:
-                gathered = factor[:, last:stop, first:last].transpose(1, 2) @ error[:, last:stop]
-                target += gathered / scale[:, first:last]
-            inner = (factor[:, first:last, first:last] / scale[:, first:last, 0][:, None]).mT
+                target.baddbmm_(coefficients[:, here, last - start :], error[:, last:stop])
+            inner = coefficients[:, here, here]
             entry = _entry_state(target, inner, dense[:, first:last])
             scores = (entry * scale[:, first:last]).square()
             count = round(sparsity * (last - first) * rows)
