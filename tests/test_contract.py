@@ -78,9 +78,8 @@ def test_every_call_leaves_every_network_alone(spec: str, tmp_path: Path) -> Non
     network = build(spec, tmp_path / "config")
     x = torch.randn(1, 3, *network.preprocessing.size)
     for call in calls(network, x).values():
-        with untouched(network.model):
-            with suppress(UnsupportedError):
-                call()
+        with untouched(network.model), suppress(UnsupportedError):
+            call()
 
 
 @pytest.mark.parametrize("spec", SPECS)
