@@ -158,6 +158,17 @@ def test_what_biases_absorb_is_named():
     assert not any("biases" in note for note in attribute(bare, picture(), 1, "lrp").notes)
 
 
+@pytest.mark.parametrize("build", [Plain, Residual])
+def test_biases_can_hand_their_share_to_the_inputs(build):
+    model = seeded(build())
+    result = attribute(model, picture(), 1, "lrp", biases="share", epsilon=TINY)
+    logit = model(picture()[None])[0, 1].detach().float()
+    assert result.gap < 1e-7
+    torch.testing.assert_close(result.map.sum(), logit, rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="'keep'"):
+        attribute(model, picture(), 1, "lrp", biases="keep")
+
+
 def test_probabilities_are_refused():
     model = nn.Sequential(seeded(Plain()), nn.Softmax(-1)).eval()
     with pytest.raises(UnsupportedError, match="explain logits"):

@@ -80,6 +80,7 @@ class _Deferred:
 _BATCH_NORMS = (
     "native_batch_norm",
     "_native_batch_norm_legit_no_training",
+    "_batch_norm_no_update",
     "cudnn_batch_norm",
     "miopen_batch_norm",
 )

@@ -35,12 +35,17 @@ __all__ = ["LinearMap", "Rule", "convolution_map", "matrix_map", "relevance_line
 
 @dataclass(frozen=True)
 class Rule:
-    """Weights of the plain and the sign-matched contributions; ``flat`` ignores both."""
+    """Weights of the plain and the sign-matched contributions; ``flat`` ignores both.
+
+    Without ``absorb`` a bias gets no share: the inputs divide the whole among themselves, and
+    only where no input has the output's sign the bias keeps it.
+    """
 
     plain: float = 1.0
     matched: float = 0.0
     flat: bool = False
     epsilon: float = 1e-6
+    absorb: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,18 +168,23 @@ def _weighted(
 ) -> tuple[Tensor, Tensor]:
     up = z > 0
     shift = torch.zeros((), dtype=z.dtype, device=z.device) if bias is None else bias
+    if not rule.absorb:
+        z, shift = z - shift, torch.zeros_like(shift)
     stabiliser = rule.epsilon * z.abs().mean()
-    denominator = rule.plain * z + torch.where(up, stabiliser, -stabiliser)
+    total = rule.plain * z
     if rule.matched:
         positive, negative = weight.clamp_min(0), weight.clamp_max(0)
         signed = bool((x < 0).any())
         gains = linear.forward(x.clamp_min(0), positive) + shift.clamp_min(0)
         if signed:
             gains = gains + linear.forward(x.clamp_max(0), negative)
-        denominator = denominator + rule.matched * torch.where(up, gains, z - gains)
+        total = total + rule.matched * torch.where(up, gains, z - gains)
+    denominator = total + torch.where(up, stabiliser, -stabiliser)
     quotient = relevance / torch.where(denominator == 0, torch.ones_like(z), denominator)
     gradient = torch.zeros_like(x)
     absorbed = (rule.plain * shift * quotient).sum()
+    if not rule.absorb:  # outputs that no input speaks for keep what they have
+        absorbed = absorbed + (relevance - total * quotient).sum()
     if rule.plain:
         gradient = gradient + rule.plain * linear.adjoint(quotient, weight, x)
     if rule.matched:

@@ -172,6 +172,7 @@ _RULES: dict[str, Callable[[RescaleInterpreter, Call], Any]] = {
     "native_group_norm": _group_norm,
     "native_batch_norm": RescaleInterpreter.lanes,
     "_native_batch_norm_legit_no_training": RescaleInterpreter.lanes,
+    "_batch_norm_no_update": RescaleInterpreter.lanes,
     "cudnn_batch_norm": RescaleInterpreter.lanes,
     "miopen_batch_norm": RescaleInterpreter.lanes,
     "_softmax": partial(_softmax, False),

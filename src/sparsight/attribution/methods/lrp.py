@@ -13,6 +13,7 @@ from sparsight.errors import InputError, UnsupportedError
 
 __all__ = ["LayerwiseRelevance"]
 
+_LITTLE_LEFT = 0.95
 RuleName = Literal["epsilon", "zplus", "gamma", "flat"]
 
 
@@ -48,18 +49,26 @@ class LayerwiseRelevance(Method):
         dense: RuleName = "epsilon",
         gamma: float = 0.25,
         epsilon: float = 1e-6,
+        biases: Literal["absorb", "share"] = "absorb",
         tolerance: float = 0.05,
     ) -> Explained:
         """Explain by a composite of rules; refuse if more than ``tolerance`` is lost.
 
-        ``epsilon`` is relative to the mean magnitude of a layer's outputs.
+        ``epsilon`` is relative to the mean magnitude of a layer's outputs. With
+        ``biases="share"`` the biases of convolutions and linear layers (merged batch norms
+        included) hand their share to the inputs, where any has the output's sign: safe under
+        ``zplus``, whose shares have one sign, while under the other rules a denominator may come
+        close to zero.
         """
         if epsilon < 0 or gamma < 0:
             raise InputError(f"lrp needs epsilon >= 0 and gamma >= 0, got {epsilon} and {gamma}")
+        if biases not in ("absorb", "share"):
+            raise InputError(f"lrp biases either 'absorb' relevance or 'share' it, not {biases!r}")
+        absorb = biases == "absorb"
         rules = {
-            "epsilon": Rule(1.0, 0.0, epsilon=epsilon),
-            "zplus": Rule(0.0, 1.0, epsilon=epsilon),
-            "gamma": Rule(1.0, gamma, epsilon=epsilon),
+            "epsilon": Rule(1.0, 0.0, epsilon=epsilon, absorb=absorb),
+            "zplus": Rule(0.0, 1.0, epsilon=epsilon, absorb=absorb),
+            "gamma": Rule(1.0, gamma, epsilon=epsilon, absorb=absorb),
             "flat": Rule(flat=True),
         }
         for place, rule in (("first", first), ("spatial", spatial), ("dense", dense)):
@@ -80,12 +89,10 @@ class LayerwiseRelevance(Method):
                 f"with tolerance={gap:.2g}"
             )
         notes = [f"rules: {first} on the image, {spatial} in space, {dense} in dense layers"]
-        if absorbed:
-            notes.append(
-                f"biases and constants account for {absorbed / logit:.1%} of the logit"
-                if logit
-                else f"biases and constants account for {absorbed:.3g}"
-            )
+        if absorbed and logit:
+            share = absorbed / logit
+            little = "; little of it is left to show" if share > _LITTLE_LEFT else ""
+            notes.append(f"biases and constants account for {share:.1%} of the logit{little}")
         if unruled:
             notes.append(f"plain gradients for {unruled}")
         return Explained(relevance, gap, tuple(notes))
