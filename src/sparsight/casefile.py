@@ -189,6 +189,12 @@ def _warnings(
         )
     if target != dense:
         warnings.append(f"The maps explain {network.label(target)!r}, which is not the prediction.")
+    emptied = [layer.name for layer in found.layers if layer.sparsity == 1]
+    if emptied:
+        warnings.append(
+            f"The trace removed every weight of {', '.join(emptied)}: nothing passes there. "
+            "Try a lower sparsity."
+        )
     large = [
         f"{pair.title} ({side}, {gap:.0%})"
         for pair in maps

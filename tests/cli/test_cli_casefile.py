@@ -122,6 +122,15 @@ def test_progress_counts_up_to_its_total(network: Network) -> None:
     assert [done for stage, done, _ in steps if stage == "mapping"] == [0, 1, 2, 3]
 
 
+def test_a_layer_without_weights_is_a_warning(network: Network) -> None:
+    full = explain(network, "a.png", methods="saliency", sparsity=0.5, augmentations=2)
+    assert not any("every weight" in warning for warning in full.warnings)
+    sparsity = {"fc": 0.9999}
+    empty = explain(network, "a.png", methods="saliency", sparsity=sparsity, augmentations=2)
+    assert empty.layers[-1].sparsity == 1
+    assert any("every weight of fc" in warning for warning in empty.warnings)
+
+
 def test_method_names() -> None:
     assert choose_methods("all") == tuple(METHODS)
     assert choose_methods(["LRP", "Integrated Gradients", "lrp"]) == ("lrp", "integrated_gradients")

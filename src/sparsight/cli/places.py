@@ -94,9 +94,10 @@ def check_trace_folder(folder: Path, *, overwrite: bool) -> None:
         If it holds something, unless that is a trace and ``overwrite`` is true.
     """
     check_output(folder)
-    if not folder.exists():
+    present = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    if not present:
         return
-    strange = sorted({entry.name for entry in folder.iterdir()} - _TRACE_FILES)
+    strange = sorted(present - _TRACE_FILES)
     if strange:
         raise InputError(
             f"{folder} holds {strange[0]}, which is no part of a trace and would be lost: choose "

@@ -19,6 +19,7 @@ from sparsight.traces import Trace
 __all__ = ["coverage_table", "describe_trace", "sources_table", "trace_table"]
 
 _SHOWN = 6
+_WIDEST = 30
 
 
 def _table(*columns: str) -> Table:
@@ -48,6 +49,8 @@ def trace_table(found: Trace, network: Network) -> Group:
         f" · {percent(found.sparsity)} of the weights removed · KL {plain_number(found.kl)} nats"
     )
     table = _table("layer", "kind", "#weights", "#asked", "#removed", "#error", "note")
+    longest = max((len(layer.name) for layer in found.layers), default=0)
+    table.columns[0].min_width = min(longest, _WIDEST)
     for layer in found.layers:
         table.add_row(
             Text(clean(layer.name)),
