@@ -140,7 +140,8 @@ def test_every_method_on_every_network(name):
         assert torch.isfinite(result.map).all(), method
         if result.gap is not None and result.gap > 0.05:
             assert result.notes, method  # a large gap is never silent
-    assert maps["integrated_gradients"].gap < 0.5
+    if maps["integrated_gradients"].gap > 0.05:  # a rough way from black: more points help
+        assert attribute(model, x, 3, "integrated_gradients", steps=1000).gap < 0.05
 
 
 @pytest.mark.shared
