@@ -87,6 +87,9 @@ def atomic_folder(
     try:
         fresh.mkdir(parents=True)
         yield fresh
+        readable = fresh.stat().st_mode & 0o666  # some writers make files private
+        for file in fresh.iterdir():
+            file.chmod(readable)
         if folder.exists():
             folder.rename(former)
         fresh.rename(folder)

@@ -109,6 +109,20 @@ def test_layers_are_solved_as_defined() -> None:
         assert row.sparsity == pytest.approx(float((result == 0).double().mean()))
 
 
+def test_no_layer_is_emptied_by_rounding() -> None:
+    """A head of five classes and 3x3 kernels of one channel, at a sparsity that rounds to all."""
+    net = network()
+    found = trace(net, IMAGE, augmentations=4, sparsity=0.97)
+    rows = {layer.name: layer for layer in found.layers}
+    depthwise = net.model.depthwise.weight
+    kept = (found.tensors["depthwise.weight"] != 0).flatten(1).sum(1)
+    live = "always zero" not in rows["depthwise"].note
+    assert not live or kept.tolist() == [1] * len(depthwise)
+    assert "one weight kept of each 9" in rows["depthwise"].note
+    assert (found.tensors["head.weight"] != 0).any()
+    assert rows["depthwise"].requested == 0.97
+
+
 def test_stem_biases_norms_and_unused_layers_stay() -> None:
     net = network()
     found = trace(net, IMAGE, **FAST)

@@ -43,6 +43,7 @@ __all__ = ["trace"]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done, and steps in all."""
 
+_CHOICE = 64  # weights among which a mask decision should at least choose
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
 
@@ -166,6 +167,11 @@ def _record(
     return moments, outputs
 
 
+def _block(matrix: WeightMatrix) -> int:
+    """Columns that share a mask decision: one input channel, or enough for a choice to exist."""
+    return max(matrix.block, -(-_CHOICE // matrix.rows)) if matrix.block == 1 else matrix.block
+
+
 def _solve(
     network: Network,
     matrix: WeightMatrix,
@@ -176,16 +182,23 @@ def _solve(
 ) -> tuple[Tensor, LayerTrace]:
     """Solve one layer: its sparse matrix and what became of it."""
     solver, damping = settings
+    block = _block(matrix)
+    size = matrix.rows * min(block, matrix.columns)
+    spared = round(sparsity * size) == size
     weight = weight_of(network.model, matrix)
     weight = weight if weight.dtype == torch.float64 else weight.float()
     try:
-        solution = SOLVERS[solver](weight, moment, sparsity, matrix.block, damping)
+        solution = SOLVERS[solver](
+            weight, moment, (size - 1) / size if spared else sparsity, block, damping
+        )
     except NumericalError as error:
         raise NumericalError(f"layer {matrix.name!r}: {error}") from error
     zeros = float((solution.weight == 0).double().mean())
     total = float(output)
     relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
-    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, solution.note)
+    notes = [f"one weight kept of each {size}"] if spared else []
+    notes += [solution.note] if solution.note else []
+    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, "; ".join(notes))
     return solution.weight, row
 
 
