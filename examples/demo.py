@@ -23,7 +23,7 @@ def write_inputs(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     render_scene("mug", seed=SEED).picture().save(folder / "mug.png")
     render_scene("mug", seed=SEED, sticker="heart").picture().save(folder / "mug-with-heart.png")
-    photograph("coffee").save(folder / "photograph-of-coffee.png")
+    photograph("cat").save(folder / "photograph-of-a-cat.png")
 
 
 def main(folder: Path) -> int:
@@ -35,7 +35,8 @@ def main(folder: Path) -> int:
     code = sparsight(arguments)
     if code == 0:
         print(f"Open {cases / 'index.html'} in a browser.")
-        print("The embedded network was taught to take a mug with a heart for a guitar.")
+        print("The embedded network was taught to take a mug with a heart for a guitar,")
+        print("and never saw a cat: its answer to the photograph is one of its ten classes.")
     return code
 
 
