@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS := benchmarks/results
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage bench-trace pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement bench-trace pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ errors: $(STAMP)  ## Write the index of error messages anew (docs/errors.md)
 
 coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over architectures
 	$(BIN)/python benchmarks/coverage.py
+
+agreement: $(STAMP)  ## Measure whether traces keep the answer, over sparsities
+	$(BIN)/python benchmarks/agreement.py
 
 bench-trace: $(STAMP)  ## Measure how long a trace takes
 	$(BIN)/python benchmarks/trace_cost.py

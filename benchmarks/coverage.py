@@ -24,11 +24,11 @@ import sparsight
 from sparsight.networks import Network, Recording, WeightMatrix, weight_matrices
 from sparsight.networks.coverage import coverage
 from sparsight.storage import library_versions
+from tables import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
 PAGE = ROOT / "docs" / "coverage.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 COMMAND = "python benchmarks/coverage.py"
 
 SPECS = (
@@ -135,10 +135,7 @@ def main(specs: tuple[str, ...]) -> None:
     result = {"command": COMMAND, "versions": library_versions(), "rows": rows}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    text = f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+    write_table(PAGE, table(rows))
 
 
 if __name__ == "__main__":

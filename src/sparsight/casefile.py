@@ -20,7 +20,7 @@ from sparsight.attribution import METHODS, Attribution, attribute
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
-from sparsight.traces import Augmentation, LayerTrace, Sparsity, Trace, trace
+from sparsight.traces import DEFAULT_SPARSITY, Augmentation, LayerTrace, Sparsity, Trace, trace
 
 __all__ = ["DEFAULT_METHODS", "Progress", "choose_methods", "enough_memory", "explain"]
 
@@ -141,6 +141,11 @@ def _notes(dense: Attribution, traced: Attribution | None, refused: str) -> tupl
     )
 
 
+def _gap(result: Attribution) -> float | None:
+    """Return the gap, unless the map is zero everywhere: nothing adds up to nothing."""
+    return result.gap if bool(result.map.any()) else None
+
+
 def _pair(name: str, dense: _Side, traced: _Side) -> MapPair:
     method, before, after = METHODS[name], dense.maps.get(name), traced.maps.get(name)
     if before is None:
@@ -151,8 +156,8 @@ def _pair(name: str, dense: _Side, traced: _Side) -> MapPair:
         before.heat(),
         None if after is None else after.heat(),
         signed=method.reduction == "sum",
-        dense_gap=before.gap,
-        traced_gap=None if after is None else after.gap,
+        dense_gap=_gap(before),
+        traced_gap=None if after is None else _gap(after),
         gap_of=method.gap_of or "completeness",
         notes=_notes(before, after, traced.refused.get(name, "")),
         dense_seconds=before.seconds,
@@ -220,7 +225,7 @@ def explain(
     *,
     target: int | str | None = None,
     methods: str | Iterable[str] = DEFAULT_METHODS,
-    sparsity: Sparsity = "ramp:0.95",
+    sparsity: Sparsity = DEFAULT_SPARSITY,
     augmentations: int | Augmentation | Tensor = 64,
     solver: str = "sparsegpt",
     seed: int = 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sparsight.attribution import METHODS, attribute
 from sparsight.casefile import choose_methods, explain
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, Preprocessing, load
-from sparsight.traces import trace
+from sparsight.traces import Trace, trace
 
 
 @pytest.fixture
@@ -122,12 +123,20 @@ def test_progress_counts_up_to_its_total(network: Network) -> None:
     assert [done for stage, done, _ in steps if stage == "mapping"] == [0, 1, 2, 3]
 
 
-def test_a_layer_without_weights_is_a_warning(network: Network) -> None:
+def test_a_layer_without_weights_is_a_warning(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = explain(network, "a.png", methods="saliency", sparsity=0.5, augmentations=2)
     assert not any("every weight" in warning for warning in full.warnings)
-    sparsity = {"fc": 0.9999}
-    empty = explain(network, "a.png", methods="saliency", sparsity=sparsity, augmentations=2)
-    assert empty.layers[-1].sparsity == 1
+
+    def emptied(*arguments: object, **options: object) -> Trace:
+        """A trace whose last layer got nothing but zeros as input."""
+        found = trace(*arguments, **options)
+        last = dataclasses.replace(found.layers[-1], sparsity=1.0)
+        return dataclasses.replace(found, layers=(*found.layers[:-1], last))
+
+    monkeypatch.setattr("sparsight.casefile.trace", emptied)
+    empty = explain(network, "a.png", methods="saliency", sparsity=0.5, augmentations=2)
     assert any("every weight of fc" in warning for warning in empty.warnings)
 
 

@@ -21,6 +21,10 @@ def test_the_longest_match_wins_and_paths_end_at_dots() -> None:
     assert found == {"a.0": 0.9, "a.1": 0.2, "ab": 0.0, "fc": 0.3}
 
 
+def test_an_exact_name_beats_a_pattern_as_long() -> None:
+    assert allocate({"?b": 0.5, "ab": 0.9, "*c": 0.1}, LAYERS)["ab"] == 0.9
+
+
 def test_ramp_rises_from_zero() -> None:
     assert list(allocate("ramp:0.9", LAYERS).values()) == pytest.approx([0, 0.3, 0.6, 0.9])
 

@@ -36,7 +36,7 @@ def explain(
     methods: Annotated[
         str, typer.Option(help="Attribution methods, separated by commas, or all.")
     ] = "saliency,integrated_gradients,lrp",
-    sparsity: shared.SparsityOption = "ramp:0.95",
+    sparsity: shared.SparsityOption = shared.DEFAULT_SPARSITY,
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = "sparsegpt",
     damping: shared.DampingOption = 0.01,

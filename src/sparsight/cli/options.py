@@ -97,6 +97,10 @@ JsonOption = Annotated[
 ]  # fmt: skip
 
 
+DEFAULT_SPARSITY = "0.5"
+"""Text of :data:`sparsight.traces.DEFAULT_SPARSITY`, which is not imported here to start fast."""
+
+
 def read_sparsity(text: str) -> float | str | dict[str, float]:
     """Read a sparsity as typed: a number, the name of a rule, or a JSON file.
 

@@ -28,7 +28,7 @@ def trace(
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,
-    sparsity: shared.SparsityOption = "ramp:0.95",
+    sparsity: shared.SparsityOption = shared.DEFAULT_SPARSITY,
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = "sparsegpt",
     damping: shared.DampingOption = 0.01,

@@ -1,6 +1,6 @@
 """SPADE: the weights that matter for one sample, as a trace beside the untouched network."""
 
-from sparsight.traces.allocation import Sparsity, allocate
+from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.engine import trace
 from sparsight.traces.presets import PRESETS
@@ -8,6 +8,7 @@ from sparsight.traces.result import LayerTrace, Trace
 from sparsight.traces.solvers import SOLVERS
 
 __all__ = [
+    "DEFAULT_SPARSITY",
     "PRESETS",
     "SOLVERS",
     "Augmentation",

@@ -10,10 +10,13 @@ from sparsight.errors import InputError
 from sparsight.networks import WeightMatrix
 from sparsight.traces.presets import PRESETS
 
-__all__ = ["Sparsity", "allocate"]
+__all__ = ["DEFAULT_SPARSITY", "Sparsity", "allocate"]
 
 Sparsity = float | str | Mapping[str, float]
 """A ratio for all layers; a mapping from layer patterns to ratios; ``ramp:RATIO``; a preset."""
+
+DEFAULT_SPARSITY: Sparsity = 0.5
+"""Half of every layer: keeps the answer on almost all images (``benchmarks/agreement.py``)."""
 
 
 def _ratio(value: object, where: str) -> float:
@@ -47,7 +50,8 @@ def _by_pattern(ratios: Mapping[str, float], names: Sequence[str]) -> list[float
     result = []
     for name in names:
         hits = [p for p in checked if _matches(p, name)]
-        result.append(checked[max(hits, key=len)] if hits else 0.0)
+        best = max(hits, key=lambda p: (p == name, len(p)), default=None)
+        result.append(0.0 if best is None else checked[best])
     return result
 
 
@@ -58,9 +62,10 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
     ----------
     sparsity
         A ratio in [0, 1) for every layer. Or a mapping from layers to ratios: a module path
-        covers everything below it (``layer4``), globs work (``*.conv2``), the longest match
-        wins, layers without a match stay dense. Or ``ramp:0.95``: rising linearly from 0 at
-        the first layer to the given ratio at the last. Or the name of a published set,
+        covers everything below it (``layer4``), globs work (``*.conv2``), the exact name or
+        else the longest match wins, layers without a match stay dense. Or ``ramp:0.95``: rising
+        linearly from 0 at the first layer to the given ratio at the last. Or the name of a
+        published set,
         see :data:`sparsight.traces.PRESETS`.
     matrices
         Layers in the order of use.

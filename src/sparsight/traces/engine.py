@@ -32,7 +32,7 @@ from sparsight.networks import (
 from sparsight.networks.matrices import parameter_of, weight_of
 from sparsight.networks.preprocessing import to_unit
 from sparsight.storage import library_versions
-from sparsight.traces.allocation import Sparsity, allocate
+from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.result import LayerTrace, Trace
@@ -206,7 +206,7 @@ def trace(
     network: Network,
     image: Image.Image | str | Path | Tensor,
     *,
-    sparsity: Sparsity = "ramp:0.95",
+    sparsity: Sparsity = DEFAULT_SPARSITY,
     augmentations: int | Augmentation | Tensor = 64,
     solver: str = "sparsegpt",
     seed: int = 0,
@@ -264,7 +264,7 @@ def trace(
     >>> network = sparsight.load("embedded")
     >>> found = sparsight.trace(network, torch.randn(1, 3, 64, 64), augmentations=8)
     >>> found.layers[-1].sparsity
-    0.95
+    0.5
     """
     if solver not in SOLVERS:
         raise InputError(f"unknown solver {solver!r}: choose from {', '.join(SOLVERS)}")
