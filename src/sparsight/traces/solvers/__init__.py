@@ -7,12 +7,33 @@ from collections.abc import Callable
 from torch import Tensor
 
 from sparsight.traces.solvers.factor import LowRank, Moments
+from sparsight.traces.solvers.magnitude import magnitude
+from sparsight.traces.solvers.obs import obs
+from sparsight.traces.solvers.refit import refit
 from sparsight.traces.solvers.solution import Solution
 from sparsight.traces.solvers.sparsegpt import sparsegpt
+from sparsight.traces.solvers.wanda import wanda
 
-__all__ = ["SOLVERS", "LowRank", "Moments", "Solution", "Solver", "sparsegpt"]
+__all__ = [
+    "SOLVERS",
+    "LowRank",
+    "Moments",
+    "Solution",
+    "Solver",
+    "magnitude",
+    "obs",
+    "refit",
+    "sparsegpt",
+    "wanda",
+]
 
 Solver = Callable[[Tensor, Moments, float, int, float], Solution]
 """``(weight, moment, sparsity, block, damping) -> Solution``; see :func:`sparsegpt`."""
 
-SOLVERS: dict[str, Solver] = {"sparsegpt": sparsegpt}
+SOLVERS: dict[str, Solver] = {
+    "sparsegpt": sparsegpt,
+    "obs": obs,
+    "refit": refit,
+    "wanda": wanda,
+    "magnitude": magnitude,
+}
