@@ -175,6 +175,14 @@ class Trace:
         return Call(node.target, arguments, frozenset(depends), node)
 
 
+def _forget(tensor: Tensor) -> None:
+    """Save nothing for a backward pass."""
+
+
+def _forgotten(nothing: Any) -> Tensor:
+    raise AssertionError("a recording is never differentiated")
+
+
 def trace(view: nn.Module, x: Tensor) -> Trace:
     """Record what a network does to an image as a functional ATen graph.
 
@@ -206,7 +214,9 @@ def trace(view: nn.Module, x: Tensor) -> Trace:
     start = x.detach().clone().requires_grad_()
     functional = torch.func.functionalize(view, remove="mutations_and_views")
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        # Nothing is differentiated here, and what a recording saves for that is never freed.
+        forget = torch.autograd.graph.saved_tensors_hooks(_forget, _forgotten)
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), forget:
             module = make_fx(functional)(start)
     except SparsightError:
         raise

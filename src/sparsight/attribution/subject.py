@@ -53,13 +53,13 @@ class Subject:
         kept = 0
         weights = {p.untyped_storage().data_ptr() for p in self.view.parameters()}
 
-        def pack(tensor: Tensor) -> Tensor:
+        def count(tensor: Tensor) -> None:
+            """Count what a backward pass would need; keeping the tensor would be a cycle."""
             nonlocal kept
             if tensor.untyped_storage().data_ptr() not in weights:
                 kept += tensor.numel() * tensor.element_size()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
             logits: Tensor = self.view(self.x.clone().requires_grad_())
         self.logits = logits.detach()
         if not torch.isfinite(self.logits).all():

@@ -1,0 +1,95 @@
+"""Definitions of the CIFAR-10 networks in the shared data folder, each a source for ``load``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsight.networks import Network, Preprocessing
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions; a shortcut without parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.pad = (outputs - inputs) // 2
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        short = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(out + F.pad(short, (0, 0, 0, 0, self.pad, self.pad)))
+
+
+class CifarResNet(nn.Module):
+    """He et al.'s ResNet for 32 x 32 px, ``6 n + 2`` layers."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(blocks)))
+        self.layer2 = nn.Sequential(
+            *(Block(32 if i else 16, 32, 1 if i else 2) for i in range(blocks))
+        )
+        self.layer3 = nn.Sequential(
+            *(Block(64 if i else 32, 64, 1 if i else 2) for i in range(blocks))
+        )
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class Patches(nn.Module):
+    """Patch embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, 128, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class EncoderViT(nn.Module):
+    """A vision transformer on ``nn.TransformerEncoder``, whose fused fast path hides its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = Patches()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 128))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 65, 128))
+        layer = nn.TransformerEncoderLayer(128, 8, 256, activation="relu", batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, 6)
+        self.mlp_head = nn.Sequential(nn.LayerNorm(128), nn.Linear(128, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        return self.mlp_head(self.transformer(x)[:, 0])
+
+
+def _network(model: nn.Module) -> Network:
+    return Network(model, Preprocessing((32, 32), 32), CLASSES)
+
+
+def resnet20() -> Network:
+    return _network(CifarResNet(3))
+
+
+def resnet56() -> Network:
+    return _network(CifarResNet(9))
+
+
+def vit_encoder() -> Network:
+    return _network(EncoderViT())
