@@ -45,3 +45,27 @@ def least_squares(weight: Tensor, moment: Tensor, support: Tensor) -> Tensor:
     index = support.nonzero().flatten()
     out[index] = torch.linalg.solve(s[index][:, index], s[index] @ w)
     return out
+
+
+def obs(weight: Tensor, moment: Tensor, count: int, ridge: float) -> Tensor:
+    """Exact OBS as published: every row to nothing, each state kept, cheapest steps of all rows.
+
+    ``weight`` is ``(rows, columns)``; ``count`` weights are pruned in all.
+    """
+    h = moment.double() + ridge * torch.eye(len(moment), dtype=torch.float64)
+    states, costs = [], []
+    for row in weight.double():
+        w, left = row.clone(), list(range(len(row)))
+        states.append([w.clone()])
+        while left:
+            inverse = torch.linalg.inv(h[left][:, left])
+            cost = w[left] ** 2 / inverse.diagonal()
+            q = int(cost.argmin())
+            w[left] -= w[left[q]] / inverse[q, q] * inverse[q]
+            w[left.pop(q)] = 0
+            costs.append(float(cost[q]))
+            states[-1].append(w.clone())
+    columns = weight.shape[1]
+    cheapest = torch.tensor(costs, dtype=torch.float64).argsort(stable=True)[:count]
+    steps = (cheapest // columns).bincount(minlength=len(weight))
+    return torch.stack([states[row][int(step)] for row, step in enumerate(steps)])

@@ -228,27 +228,29 @@ class _DenseInverses(_Inverses):
         self.spread = self._inverse.diagonal(dim1=2, dim2=3)
         self._groups = torch.arange(source.shape[0], device=source.device)[:, None]
         self._rows = torch.arange(rows, device=source.device)
-        self._pending: list[Tensor] = []
+        self._updates = source.new_empty(*self.spread.shape[:2], _LAZY, self.spread.shape[2])
+        self._pending = 0
 
     def column(self, where: Tensor) -> Tensor:
         column = self._inverse[self._groups, self._rows, where[:, :, 0]]
-        if self._pending:
-            pending = torch.stack(self._pending, 2)
-            index = where[:, :, None].expand(-1, -1, pending.shape[2], -1)
-            column = column - (pending.gather(3, index).mT @ pending)[:, :, 0]
-        return column
+        updates = self._updates[:, :, : self._pending]
+        factors = updates.gather(3, where[:, :, None].expand(-1, -1, self._pending, -1))
+        return column - (factors.mT @ updates)[:, :, 0]
 
     def downdate(self, update: Tensor) -> None:
-        self._pending.append(update)
+        self._updates[:, :, self._pending] = update
+        self._pending += 1
 
     def shrink(self, alive: Tensor) -> None:
-        index = alive[:, :, :, None].expand(-1, -1, -1, self._inverse.shape[3])
-        rows = self._inverse.gather(2, index)
-        inverse = rows.gather(3, alive[:, :, None].expand(-1, -1, alive.shape[2], -1))
-        pending = torch.stack(self._pending, 3)
-        pending = pending.gather(2, alive[..., None].expand(-1, -1, -1, pending.shape[3]))
-        self._inverse = inverse - pending @ pending.mT
-        self._pending.clear()
+        fewer = alive.shape[2]
+        rows = self._inverse.gather(
+            2, alive[..., None].expand(*alive.shape, self._inverse.shape[3])
+        )
+        inverse = rows.gather(3, alive[:, :, None].expand(-1, -1, fewer, -1))
+        updates = self._updates.gather(3, alive[:, :, None].expand(-1, -1, _LAZY, -1))
+        self._inverse = inverse - updates.mT @ updates
+        self._updates = self._updates.new_empty(updates.shape)
+        self._pending = 0
 
 
 class _SampleInverses(_Inverses):
