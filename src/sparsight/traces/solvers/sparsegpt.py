@@ -83,7 +83,7 @@ def sparsegpt(
         notes.append(f"{int(factor.dead.sum())} inputs are always zero")
     return Solution(
         sparse.flip(1).transpose(1, 2).to(weight.dtype),
-        max(0.0, lost - float(ridge)),
+        0.0 if lost < float(ridge) else lost - float(ridge),
         float(factor.damping.mean()),
         "; ".join(notes),
     )
