@@ -1,6 +1,6 @@
 """Does a trace keep the answer? Agreement and divergence against sparsity, over networks.
 
-    python benchmarks/agreement.py [--images 24] [--augmentations 64]
+    python benchmarks/agreement.py [--images 10] [--augmentations 64] [--imagenet resnet18 ...]
 
 The embedded network is asked about scenes with its Trojans' stickers, whose place is known, so the
 ROC-AUC of the saliency map against the sticker is reported too. ImageNet networks are asked about
@@ -68,11 +68,11 @@ def photographs(count: int) -> Iterator[Question]:
         yield Question(open_image(file))
 
 
-def questions(count: int) -> Iterator[tuple[Network, list[Question]]]:
+def questions(count: int, imagenet: list[str]) -> Iterator[tuple[Network, list[Question]]]:
     """Networks with what they are asked."""
     embedded = load("embedded")
     yield embedded, list(scenes(embedded, count))
-    for name in ("resnet18", "resnet50"):
+    for name in imagenet:
         weights = SHARED / f"{name}.safetensors"
         if weights.is_file():
             yield load(f"torchvision:{name}", weights=weights), list(photographs(count))
@@ -124,11 +124,12 @@ def row(entry: dict[str, Any]) -> str:
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--augmentations", type=int, default=64)
+    parser.add_argument("--imagenet", nargs="*", default=["resnet18"], metavar="NAME")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for network, asked in questions(arguments.images):
+    for network, asked in questions(arguments.images, arguments.imagenet):
         dense = [auc for q in asked if (auc := sticker_auc(network, q)) is not None]
         if dense:
             rows.append({"network": network.spec, "sparsity": "dense", "images": len(asked),
