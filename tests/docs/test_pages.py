@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+import tables
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -92,7 +94,7 @@ def test_the_coverage_table_shows_the_committed_results():
     coverage = _script(ROOT / "benchmarks" / "coverage.py")
     rows = json.loads(coverage.RESULTS.read_text(encoding="utf-8"))["rows"]
     text = coverage.PAGE.read_text(encoding="utf-8")
-    table = text.partition(coverage.BEGIN)[2].partition(coverage.END)[0].strip()
+    table = text.partition(tables.BEGIN)[2].partition(tables.END)[0].strip()
     assert table == coverage.table(rows)
     assert {row["network"] for row in rows} >= set(coverage.SPECS)
 
