@@ -8,6 +8,7 @@ Rules are then chosen by what an operation *is*, never by what a layer is called
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -237,7 +238,7 @@ def trace(view: nn.Module, x: Tensor) -> Trace:
     return Trace(module, frozenset(dependent))
 
 
-class RuledInterpreter(fx.Interpreter):
+class RuledInterpreter(fx.Interpreter, ABC):
     """Runs a traced network operation by operation, each under its rule.
 
     A subclass implements :meth:`apply`. ``unruled`` collects nonlinear operations for which it
@@ -273,9 +274,9 @@ class RuledInterpreter(fx.Interpreter):
         """Return the plain tensor of what a subclass carries for one."""
         return item
 
+    @abstractmethod
     def apply(self, call: Call) -> Any:
         """Run one operation that carries the image."""
-        raise NotImplementedError
 
     def note_unruled(self, call: Call) -> None:
         """Remember an operation treated by plain differentiation without being linear."""
