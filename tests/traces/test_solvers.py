@@ -1,23 +1,22 @@
 """Every solver of the registry against one contract; each against its definition."""
 
-import json
 from importlib import import_module
 from math import ceil
 from pathlib import Path
 
+import golden
 import hypothesis.strategies as st
 import pytest
 import slow_reference
 import torch
 from hypothesis import given, settings
-from safetensors.torch import load_file
 from torch import nn
 
 from sparsight.errors import NumericalError
 from sparsight.networks import Network, Preprocessing
 from sparsight.traces import trace
 from sparsight.traces.solvers import SOLVERS, LowRank, magnitude, obs, refit, wanda
-from sparsight.traces.solvers.factor import _damping
+from sparsight.traces.solvers.factor import absolute_damping
 from sparsight.traces.solvers.refit import least_squares
 
 COUNTS = {  # zeros in each group by rows, columns, block and sparsity
@@ -202,7 +201,7 @@ def test_supports_of_unlike_size_are_solved_in_parts(monkeypatch) -> None:
 def test_obs_equals_the_published_steps(rows, columns, samples, sparsity, seed) -> None:
     weight, z = problem(rows, columns, samples, seed)
     moment = z @ z.mT
-    ridge = float(_damping(moment.diagonal(dim1=1, dim2=2), 0.01)[1])
+    ridge = float(absolute_damping(moment.diagonal(dim1=1, dim2=2), 0.01)[1])
     count = ceil(sparsity * weight.numel() - 1e-9)
     expected = slow_reference.obs(weight[0], moment[0], count, ridge)
     found = obs(weight, moment, sparsity)
@@ -214,7 +213,7 @@ def test_obs_equals_the_published_steps(rows, columns, samples, sparsity, seed) 
 def test_obs_over_many_lazy_steps(samples: int) -> None:
     """Removed entries leave the inverse several times; few samples go another way."""
     weight, z = problem(3, 110, samples, 2)
-    ridge = float(_damping(z.square().sum(2), 0.01)[1])
+    ridge = float(absolute_damping(z.square().sum(2), 0.01)[1])
     expected = slow_reference.obs(weight[0], (z @ z.mT)[0], 297, ridge)
     for moment in (z @ z.mT, LowRank(z)):
         found = obs(weight, moment, 0.9).weight
@@ -235,29 +234,16 @@ def test_obs_in_chunks_is_obs(monkeypatch) -> None:
 @pytest.mark.shared
 def test_obs_golden(shared: Path) -> None:
     """Masks equal, weights within 1e-4 relative, for every published result."""
-    folder = shared / "golden"
-    tensors = load_file(folder / "solvers_dev.safetensors")
     checked = 0
-    for tag, entry in json.loads((folder / "solvers_dev.json").read_text()).items():
-        dense = tensors[f"{tag}.weight"]
-        weight = dense.reshape(1, dense.shape[0], -1)
-        moment = tensors[f"{tag}.hessian_times_scale"][None]
-        diagonal = moment[0].diagonal()
-        # Published OBS averages over images, and then counts a dead input as 1; ours leaves it
-        # out. The golden moments of convolutions are averages already.
-        images = 1 if dense.ndim == 4 else len(tensors[f"{tag}.input"])
-        published = torch.where(diagonal == 0, float(images), diagonal).mean()
-        for result in entry["results"]:
-            if result["solver"] != "exact_obs":
-                continue
-            damping = result["damp"] * float(published / diagonal[diagonal > 0].mean())
-            sparsity = float(result["key"].rpartition(".s")[2])
-            found = obs(weight, moment, sparsity, 1, damping).weight
-            expected = tensors[result["key"]].reshape(weight.shape)
-            assert int((found == 0).sum()) == result["observed_zeros"], result["key"]
-            assert torch.equal(found != 0, expected != 0), result["key"]
-            assert (found - expected).norm() <= 1e-4 * expected.norm(), result["key"]
-            checked += 1
+    for entry in golden.entries(shared, "exact_obs"):
+        # Published OBS averages over images, and then counts a dead input as 1. The golden
+        # moments of convolutions are averages already.
+        damping = entry.damping(dead=1.0 if entry.convolution else float(len(entry.inputs)))
+        sparsity = float(entry.facts["key"].rpartition(".s")[2])
+        found = obs(entry.weight, entry.moment, sparsity, 1, damping).weight
+        assert int((found == 0).sum()) == entry.facts["observed_zeros"], entry.facts["key"]
+        entry.check(found)
+        checked += 1
     assert checked > 30
 
 

@@ -1,14 +1,13 @@
 """The sweep against the published implementation's outputs and against its definition."""
 
-import json
 from pathlib import Path
 
+import golden
 import hypothesis.strategies as st
 import pytest
 import slow_reference
 import torch
 from hypothesis import given, settings
-from safetensors.torch import load_file
 
 from sparsight.errors import NumericalError
 from sparsight.traces.solvers import LowRank, sparsegpt
@@ -31,26 +30,13 @@ def problem(rows: int, columns: int, samples: int, seed: int, groups: int = 1):
 @pytest.mark.shared
 def test_golden(shared: Path) -> None:
     """Masks equal, weights within 1e-4 relative, for every published result."""
-    folder = shared / "golden"
-    tensors = load_file(folder / "solvers_dev.safetensors")
     checked = 0
-    for tag, entry in json.loads((folder / "solvers_dev.json").read_text()).items():
-        dense = tensors[f"{tag}.weight"]
-        weight = dense.reshape(1, dense.shape[0], -1)
-        moment = tensors[f"{tag}.hessian_times_scale"][None]
-        diagonal = moment[0].diagonal()
-        for result in entry["results"]:
-            if result["solver"] != "sparsegpt":
-                continue
-            # The published mean diagonal counts a dead input as 1; ours leaves it out.
-            published = torch.where(diagonal == 0, 1.0, diagonal).mean()
-            damping = result["damp"] * float(published / diagonal[diagonal > 0].mean())
-            sparsity = result["pruned_per_block"] / result["weights_per_block"]
-            found = sparsegpt(weight, moment, sparsity, result["block"], damping).weight
-            expected = tensors[result["key"]].reshape(weight.shape)
-            assert torch.equal(found != 0, expected != 0), result["key"]
-            assert (found - expected).norm() <= 1e-4 * expected.norm(), result["key"]
-            checked += 1
+    for entry in golden.entries(shared, "sparsegpt"):
+        facts = entry.facts
+        sparsity = facts["pruned_per_block"] / facts["weights_per_block"]
+        damping = entry.damping(dead=1.0)
+        entry.check(sparsegpt(entry.weight, entry.moment, sparsity, facts["block"], damping).weight)
+        checked += 1
     assert checked > 30
 
 

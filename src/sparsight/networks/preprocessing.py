@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -121,7 +120,3 @@ class Preprocessing:
     def __call__(self, image: Image.Image) -> Tensor:
         """Preprocess one image: shape ``(1, C, H, W)``, float32, normalised."""
         return self.normalize(self.frame(to_unit(image, self.channels)))[None]
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)

@@ -6,7 +6,7 @@ brightness and hue jitter, then the network's own normalisation.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
 
@@ -64,11 +64,6 @@ class Augmentation:
     def describe(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of the settings."""
-        return tuple(f.name for f in fields(cls))
 
     def __call__(self, unit: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tensor:
         """Draw and render the views.

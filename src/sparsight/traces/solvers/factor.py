@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sparsight.errors import NumericalError
 
-__all__ = ["Factor", "LowRank", "Moments", "factorise"]
+__all__ = ["Factor", "LowRank", "Moments", "absolute_damping", "cholesky", "factorise", "strips"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +110,24 @@ def factorise(moments: Moments, damping: float, lazy: int) -> Factor:
     return _DenseFactor(moments.flip(-2, -1), damping, lazy)
 
 
-def _damping(diagonal: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Dead inputs, and the absolute damping of each group."""
+def absolute_damping(diagonal: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Find the inputs that are always zero, and the absolute damping of each group.
+
+    ``diagonal`` is that of the moment, ``(groups, columns)``; the mean is over live inputs.
+    """
     dead = diagonal <= 0
     mean = diagonal.sum(-1) / (~dead).sum(-1).clamp_min(1)
     return dead, damping * torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
-def _cholesky(matrix: Tensor) -> tuple[Tensor, str]:
+def cholesky(matrix: Tensor) -> tuple[Tensor, str]:
+    """Factor in float64 where float32 fails, and say so in the second value.
+
+    Raises
+    ------
+    NumericalError
+        If the matrix is not positive definite even in float64.
+    """
     factor, info = torch.linalg.cholesky_ex(matrix)
     note = ""
     if bool((info != 0).any()) and matrix.dtype != torch.float64:
@@ -136,9 +146,9 @@ class _DenseFactor(Factor):
     def __init__(self, reversed_moment: Tensor, damping: float, lazy: int) -> None:
         self.lazy = lazy
         diagonal = reversed_moment.diagonal(dim1=-2, dim2=-1)
-        self.dead, self.damping = _damping(diagonal, damping)
+        self.dead, self.damping = absolute_damping(diagonal, damping)
         diagonal.add_(self.damping[:, None])
-        self._factor, self.note = _cholesky(reversed_moment)
+        self._factor, self.note = cholesky(reversed_moment)
         self.scale = self._factor.diagonal(dim1=-2, dim2=-1)
 
     def local(self, start: int, stop: int) -> Tensor:
@@ -156,7 +166,7 @@ class _LowRankFactor(Factor):
     def __init__(self, z: Tensor, damping: float, lazy: int) -> None:
         self.lazy = lazy
         self._z = z
-        self.dead, self.damping = _damping(z.square().sum(-1), damping)
+        self.dead, self.damping = absolute_damping(z.square().sum(-1), damping)
         groups, columns, rank = z.shape
         inner = torch.eye(rank, dtype=torch.float64, device=z.device).expand(groups, -1, -1)
         ridge = self.damping.double()[:, None, None]
@@ -165,7 +175,7 @@ class _LowRankFactor(Factor):
             part = z[:, start:stop].double()
             mixed = inner @ part.mT
             eye = torch.eye(stop - start, dtype=torch.float64, device=z.device)
-            local, _ = _cholesky(part @ mixed + ridge * eye)
+            local, _ = cholesky(part @ mixed + ridge * eye)
             reach = torch.linalg.solve_triangular(local, mixed.mT, upper=False).mT
             inner = inner - reach @ reach.mT
             self._blocks[start, stop] = (local.to(z.dtype), reach.to(z.dtype))

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sparsight.errors import NumericalError
-from sparsight.traces.solvers.factor import LowRank, Moments, _cholesky, _damping
+from sparsight.traces.solvers.factor import LowRank, Moments, absolute_damping, cholesky
 from sparsight.traces.solvers.magnitude import diagonal, largest
 from sparsight.traces.solvers.refit import fit
 from sparsight.traces.solvers.solution import Solution
@@ -92,7 +92,7 @@ def obs(
     """
     if sparsity == 0:
         return Solution(weight.clone(), 0.0, 0.0)
-    dead, ridge = _damping(diagonal(moment), damping)
+    dead, ridge = absolute_damping(diagonal(moment), damping)
     keep = survivors(weight, moment, sparsity, ridge, dead)
     return fit(weight, moment, keep, ridge, dead)
 
@@ -154,7 +154,7 @@ def _start(moment: Moments, order: Tensor, ridge: Tensor) -> tuple[type[_Inverse
         system = moment.gather(1, order[:, :, None].expand(-1, -1, moment.shape[2]))
         system = system.gather(2, order[:, None, :].expand(-1, live, -1)).double()
     system.diagonal(dim1=1, dim2=2).add_(ridge.double()[:, None])
-    inverse = torch.cholesky_inverse(_cholesky(system)[0])
+    inverse = torch.cholesky_inverse(cholesky(system)[0])
     return _DenseInverses, inverse, 8 * live * (_COPIES * live + _LAZY)
 
 
@@ -262,7 +262,7 @@ class _SampleInverses(_Inverses):
         self._ridge = ridge[:, None, None]
         inner = source.mT @ source
         inner.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-        inner = torch.cholesky_inverse(_cholesky(inner)[0])
+        inner = torch.cholesky_inverse(cholesky(inner)[0])
         leverage = ((source @ inner) * source).sum(2)[:, None].expand(-1, rows, -1)
         self.spread = (1 - leverage) / self._ridge
         self._inner = inner[:, None].repeat(1, rows, 1, 1)

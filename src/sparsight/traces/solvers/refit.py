@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsight.traces.solvers.factor import LowRank, Moments, _cholesky, _damping
+from sparsight.traces.solvers.factor import LowRank, Moments, absolute_damping, cholesky
 from sparsight.traces.solvers.magnitude import diagonal, largest, notes, squared_output, times
 from sparsight.traces.solvers.solution import Solution
 
@@ -79,7 +79,7 @@ def refit(
     if sparsity == 0:
         return Solution(weight.clone(), 0.0, 0.0)
     inputs = diagonal(moment)
-    dead, ridge = _damping(inputs, damping)
+    dead, ridge = absolute_damping(inputs, damping)
     score = (weight.abs() * inputs.clamp_min(0).sqrt()[:, None]).flatten(1)
     keep = largest(score, score.shape[1] - round(sparsity * score.shape[1]))
     return fit(weight, moment, keep.reshape(weight.shape) & ~dead[:, None], ridge, dead)
@@ -193,5 +193,5 @@ def _solve(
 def _positive(system: Tensor, added: Tensor, target: Tensor) -> Tensor:
     """Solve positive definite ``system + diag(added)``, which is overwritten."""
     system.diagonal(dim1=1, dim2=2).add_(added)
-    factor, _ = _cholesky(system)
+    factor, _ = cholesky(system)
     return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]
