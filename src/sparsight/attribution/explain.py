@@ -70,6 +70,7 @@ def attribute(
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     >>> result = attribute(model.eval(), torch.ones(3, 8, 8), 2, "integrated_gradients")
     >>> result.map.shape, result.gap < 0.01
