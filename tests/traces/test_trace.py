@@ -227,7 +227,7 @@ def test_damaged_traces_are_refused(tmp_path: Path, damage: str) -> None:
     if damage == "no manifest":
         manifest.unlink()
     elif damage == "schema":
-        manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 99'))
+        manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 99'))
     elif damage == "tensors":
         (folder / "trace.safetensors").write_bytes(b"junk")
     else:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError, NetworkError
 from sparsight.networks import Network, WeightMatrix, overlay
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
+from sparsight.traces.packing import pack_all, unpack_all
 
 __all__ = ["LayerTrace", "Trace"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _MANIFEST = "trace.json"
 _TENSORS = "trace.safetensors"
+# What reading a manifest and tensors can meet that were cut, edited or forged.
+_DAMAGE = (
+    *(SafetensorError, OSError, zlib.error, KeyError, TypeError, ValueError, RuntimeError),
+    *(AttributeError, OverflowError, MemoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class LayerTrace:
         Absolute damping added to the diagonal of the second moment.
     note
         Dead inputs, a change of precision, or why the layer was left alone.
+    start
+        As in :class:`sparsight.networks.WeightMatrix`.
     """
 
     name: str
@@ -58,6 +67,7 @@ class LayerTrace:
     error: float | None
     damping: float
     note: str = ""
+    start: int = 0
 
     @classmethod
     def of(
@@ -82,6 +92,7 @@ class LayerTrace:
             error,
             damping,
             note,
+            matrix.start,
         )
 
     @classmethod
@@ -94,6 +105,14 @@ class LayerTrace:
         """Number of weights."""
         return self.groups * self.rows * self.columns
 
+    def pack(self, parameter: Tensor) -> Tensor:
+        """Read the layer's parameter tensor as ``(groups, rows, columns)``."""
+        matrix = WeightMatrix(
+            self.name, self.parameter, self.kind, self.groups, self.rows, self.columns,
+            start=self.start,
+        )  # fmt: skip
+        return matrix.pack(parameter)
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -105,7 +124,8 @@ class Trace:
     Attributes
     ----------
     tensors
-        Pruned parameters by name, same shape as the network's.
+        Pruned parameters by name, same shape as the network's. Every zero is ``+0.0``: a sign
+        that means nothing would cost more to store than the places of the kept weights.
     layers
         What became of each weight matrix, in the order in which the network uses them.
     dense_logits, traced_logits
@@ -125,6 +145,10 @@ class Trace:
     settings: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unsigned = {name: value.detach() + 0.0 for name, value in self.tensors.items()}
+        object.__setattr__(self, "tensors", unsigned)
 
     @property
     def sparsity(self) -> float:
@@ -212,34 +236,42 @@ class Trace:
         return duplicate
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the trace: bit-packed masks and the values that are left, manifest last.
+        """Write the trace, exactly and small: packed masks and the values that are left.
+
+        A trace of ResNet-50 (25.5 million weights) in float32 takes about 10 MB where 90 % of
+        the weights are pruned, 5 MB at 95 %, and 46 MB at 50 %; the values make up most of it.
 
         Raises
         ------
         InputError
             If the folder exists and ``overwrite`` is false, or cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, torch, sparsight
+        >>> network = sparsight.load("embedded")
+        >>> found = sparsight.trace(network, torch.randn(1, 3, 64, 64), augmentations=4)
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     again = Trace.load(found.save(f"{home}/found"))
+        >>> all(torch.equal(again.tensors[name], value) for name, value in found.tensors.items())
+        True
         """
         folder = Path(folder)
-        packed: dict[str, Tensor] = {
-            "dense_logits": self.dense_logits.contiguous(),
-            "traced_logits": self.traced_logits.contiguous(),
-        }
-        for name, value in self.tensors.items():
-            flat = value.detach().cpu().reshape(-1)
-            kept = flat != 0
-            packed[f"mask:{name}"] = torch.from_numpy(np.packbits(kept.numpy()))
-            packed[f"values:{name}"] = flat[kept]
+        parts, forms = pack_all(self.tensors)
+        parts["dense_logits"] = self.dense_logits.detach().clone()
+        parts["traced_logits"] = self.traced_logits.detach().clone()
         manifest = {
             "kind": "trace",
             "schema": _SCHEMA,
-            "shapes": {name: list(value.shape) for name, value in self.tensors.items()},
+            "tensors": forms,
             "layers": [asdict(layer) for layer in self.layers],
             "settings": dict(self.settings),
             "versions": dict(self.versions),
             "seconds": dict(self.seconds),
         }
         with atomic_folder(folder, {_MANIFEST, _TENSORS}, overwrite=overwrite) as temporary:
-            save_file(packed, temporary / _TENSORS)
+            save_file(parts, temporary / _TENSORS)
+            manifest["sha256"] = _digest((temporary / _TENSORS).read_bytes())
             write_manifest(temporary, _MANIFEST, manifest)
         return folder
 
@@ -254,25 +286,20 @@ class Trace:
         """
         manifest = read_manifest(folder, _MANIFEST, "trace", _SCHEMA)
         try:
-            packed = load_file(Path(folder) / _TENSORS)
-            tensors = {}
-            for name, shape in manifest["shapes"].items():
-                size = int(np.prod(shape))
-                bits = np.unpackbits(packed[f"mask:{name}"].numpy(), count=size).astype(bool)
-                values = packed[f"values:{name}"]
-                flat = torch.zeros(size, dtype=values.dtype)
-                flat[torch.from_numpy(bits)] = values
-                tensors[name] = flat.reshape(shape)
+            content = (Path(folder) / _TENSORS).read_bytes()
+            if _digest(content) != manifest["sha256"]:
+                raise ValueError(f"{_TENSORS} is not what {_MANIFEST} was written with")
+            parts = load(content)
             return cls(
-                tensors,
+                unpack_all(parts, manifest["tensors"]),
                 tuple(LayerTrace(**layer) for layer in manifest["layers"]),
-                packed["dense_logits"],
-                packed["traced_logits"],
+                parts["dense_logits"],
+                parts["traced_logits"],
                 manifest["settings"],
                 manifest["versions"],
                 manifest["seconds"],
             )
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise InputError(f"the trace in {folder} is damaged ({error})") from error
 
     def __repr__(self) -> str:
@@ -292,3 +319,7 @@ def _module(model: Network | nn.Module) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     raise NetworkError(f"expected a network or a torch module, not {type(model).__name__}")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
