@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sparsight.attribution import Attribution, attribute
     from sparsight.errors import SparsightError
     from sparsight.networks import Network, Preprocessing, load, overlay
-    from sparsight.traces import Augmentation, Trace, trace
+    from sparsight.traces import Augmentation, Trace, TraceDiff, compare, trace
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,9 @@ _HOMES = {
     "Preprocessing": "sparsight.networks",
     "SparsightError": "sparsight.errors",
     "Trace": "sparsight.traces",
+    "TraceDiff": "sparsight.traces",
     "attribute": "sparsight.attribution",
+    "compare": "sparsight.traces",
     "load": "sparsight.networks",
     "overlay": "sparsight.networks",
     "trace": "sparsight.traces",
@@ -33,8 +35,10 @@ __all__ = [
     "Preprocessing",
     "SparsightError",
     "Trace",
+    "TraceDiff",
     "__version__",
     "attribute",
+    "compare",
     "load",
     "overlay",
     "trace",

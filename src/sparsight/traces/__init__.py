@@ -2,7 +2,9 @@
 
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
+from sparsight.traces.compare import LayerDiff, TraceDiff, compare
 from sparsight.traces.engine import trace
+from sparsight.traces.overlap import Overlap
 from sparsight.traces.presets import PRESETS
 from sparsight.traces.result import LayerTrace, Trace
 from sparsight.traces.solvers import SOLVERS
@@ -12,9 +14,13 @@ __all__ = [
     "PRESETS",
     "SOLVERS",
     "Augmentation",
+    "LayerDiff",
     "LayerTrace",
+    "Overlap",
     "Sparsity",
     "Trace",
+    "TraceDiff",
     "allocate",
+    "compare",
     "trace",
 ]
