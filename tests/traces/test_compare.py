@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch import nn
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, NumericalError
 from sparsight.networks import Network, Preprocessing
 from sparsight.traces import LayerTrace, Overlap, Trace, compare, trace
 from sparsight.traces.overlap import chance_overlap
@@ -166,6 +166,12 @@ def test_a_layer_that_one_trace_left_dense_is_kept_whole_there() -> None:
     assert nothing.layers == ()
     assert nothing.weights.corrected is None
     assert "0 layers" in repr(nothing)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    broken = hand_made(torch.tensor([[1.0, float("inf")]]))
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        compare(broken, hand_made(torch.ones(1, 2)))
 
 
 def test_real_traces_layer_by_layer() -> None:

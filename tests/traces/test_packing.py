@@ -131,6 +131,7 @@ FORGED = {
     "no tensors": {"tensors": None},
     "layers without fields": {"layers": [{}]},
     "layers that are none": {"layers": 3},
+    "settings that are none": {"settings": 5},
     "no checksum": {"sha256": None},
 }
 

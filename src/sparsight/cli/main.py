@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from sparsight import __version__
+from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
 from sparsight.cli.models import models
 from sparsight.cli.trace import trace
+from sparsight.cli.words import TwoWords
 from sparsight.errors import SparsightError
 
 __all__ = ["app", "main"]
@@ -25,6 +27,7 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 
 app = typer.Typer(
     name="sparsight",
+    cls=TwoWords,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -32,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command()(trace)
+app.command("trace diff")(trace_diff)
 app.command()(models)
 
 

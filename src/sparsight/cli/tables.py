@@ -14,12 +14,19 @@ from rich.text import Text
 from sparsight.networks import Network
 from sparsight.networks.coverage import Coverage, UncoveredLayer
 from sparsight.reports.text import clean, percent, plain_number
-from sparsight.traces import Trace
+from sparsight.traces import Overlap, Trace, TraceDiff
 
-__all__ = ["coverage_table", "describe_trace", "sources_table", "trace_table"]
+__all__ = [
+    "coverage_table",
+    "describe_trace",
+    "sources_table",
+    "trace_diff_table",
+    "trace_table",
+]
 
 _SHOWN = 6
 _WIDEST = 30
+_NARROW = 20  # beside seven columns of numbers, in eighty columns of a terminal
 
 
 def _table(*columns: str) -> Table:
@@ -83,6 +90,39 @@ def describe_trace(found: Trace, network: Network, image: Path, folder: Path) ->
         "settings": dict(found.settings),
         "seconds": dict(found.seconds),
     }
+
+
+def _overlap(what: str, found: Overlap) -> str:
+    corrected = "" if found.corrected is None else f", corrected {found.corrected:.2f}"
+    return f"{what}: {percent(found.jaccard)} shared, {percent(found.chance)} by chance{corrected}"
+
+
+def trace_diff_table(found: TraceDiff, folders: Iterable[Path]) -> Group:
+    """Lay out how two traces differ: their answers, what they share, then layer by layer."""
+    head = Text()
+    for side, folder, (dense, traced) in zip("AB", folders, found.predictions, strict=True):
+        answer = f"class {dense} kept" if dense == traced else f"class {dense} became {traced}"
+        head.append(f"{side}  {clean(folder)}: {answer}\n")
+    head.append(f"{_overlap('weights', found.weights)}\n")
+    head.append(f"{_overlap('filters and neurons', found.units)}\n")
+    if found.difference is not None:
+        head.append(f"values of shared weights: {percent(found.difference)} apart\n")
+    table = _table("layer", "#A", "#B", "#shared", "#chance", "#corrected", "#units", "#values")
+    longest = max((len(layer.name) for layer in found.layers), default=0)
+    table.columns[0].min_width = min(longest, _NARROW)
+    for layer in found.layers:
+        weights = layer.weights
+        table.add_row(
+            Text(clean(layer.name)),
+            percent(weights.a / weights.total),
+            percent(weights.b / weights.total),
+            percent(weights.jaccard),
+            percent(weights.chance),
+            "–" if weights.corrected is None else f"{weights.corrected:.2f}",
+            percent(layer.units.jaccard),
+            "–" if layer.difference is None else percent(layer.difference),
+        )
+    return Group(head, table)
 
 
 def coverage_table(found: Coverage) -> Group:

@@ -41,7 +41,8 @@ def trace(
 ) -> None:
     """Prune the network for one image and save what is left, layer by layer.
 
-    Python reads it back with sparsight.Trace.load(FOLDER).
+    Python reads it back with sparsight.Trace.load(FOLDER); sparsight trace diff A B compares two.
+    An image file that is called diff is ./diff.
     """
     from sparsight.cli.places import check_trace_folder
     from sparsight.cli.settings import TraceSettings

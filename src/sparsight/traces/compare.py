@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, NumericalError
 from sparsight.traces.overlap import Overlap
 from sparsight.traces.result import LayerTrace, Trace
 
@@ -105,6 +105,8 @@ def _apart(a: Tensor, b: Tensor, both: Tensor) -> Tensor:
 
 
 def _relative(apart: Tensor) -> float | None:
+    if not torch.isfinite(apart).all():
+        raise NumericalError("the traces hold NaN or infinite values: make them again")
     difference, one, two = apart.sqrt().tolist()
     return 2 * difference / (one + two) if one + two else None
 
@@ -164,6 +166,8 @@ def compare(a: Trace, b: Trace) -> TraceDiff:
     ------
     InputError
         If they are of different networks, with the first parameter that differs.
+    NumericalError
+        If they hold NaN or infinite values.
 
     Examples
     --------

@@ -295,9 +295,7 @@ class Trace:
                 tuple(LayerTrace(**layer) for layer in manifest["layers"]),
                 parts["dense_logits"],
                 parts["traced_logits"],
-                manifest["settings"],
-                manifest["versions"],
-                manifest["seconds"],
+                *(dict(manifest[part]) for part in ("settings", "versions", "seconds")),
             )
         except _DAMAGE as error:
             raise InputError(f"the trace in {folder} is damaged ({error})") from error
