@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS := benchmarks/results
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement bench-trace pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement overlap bench-trace pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over archi
 
 agreement: $(STAMP)  ## Measure whether traces keep the answer, over sparsities
 	$(BIN)/python benchmarks/agreement.py
+
+overlap: $(STAMP)  ## Measure whether traces of like images look alike
+	$(BIN)/python benchmarks/overlap.py
 
 bench-trace: $(STAMP)  ## Measure how long a trace takes
 	$(BIN)/python benchmarks/trace_cost.py
