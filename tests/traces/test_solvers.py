@@ -22,13 +22,14 @@ from sparsight.traces.solvers.refit import least_squares
 COUNTS = {  # zeros in each group by rows, columns, block and sparsity
     "sparsegpt": lambda r, c, b, s: sum(round(s * r * min(b, c - i)) for i in range(0, c, b)),
     "obs": lambda r, c, b, s: ceil(s * r * c - 1e-9),
+    "forward": lambda r, c, b, s: round(s * r * c),
     "refit": lambda r, c, b, s: round(s * r * c),
     "wanda": lambda r, c, b, s: r * round(s * c),
     "magnitude": lambda r, c, b, s: round(s * r * c),
 }
 """A solver that enters the registry enters here what it promises."""
 
-ZEROES_DEAD_INPUTS = {"sparsegpt", "obs", "refit"}
+ZEROES_DEAD_INPUTS = {"sparsegpt", "obs", "forward", "refit"}
 
 
 def problem(rows, columns, samples, seed, groups=1, dtype=torch.float64):
@@ -135,7 +136,7 @@ def test_dead_inputs_lose_their_weights_whatever_the_sparsity(name, low_rank) ->
             assert zeros == [max(count, 10), max(count, 5)]
 
 
-@pytest.mark.parametrize("name", ["obs", "refit"])
+@pytest.mark.parametrize("name", ["obs", "forward", "refit"])
 @settings(max_examples=80, deadline=None)
 @given(
     rows=st.integers(1, 8),

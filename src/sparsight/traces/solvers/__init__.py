@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from sparsight.traces.solvers.factor import LowRank, Moments
+from sparsight.traces.solvers.forward import forward
 from sparsight.traces.solvers.magnitude import magnitude
 from sparsight.traces.solvers.obs import obs
 from sparsight.traces.solvers.refit import refit
@@ -20,6 +21,7 @@ __all__ = [
     "Moments",
     "Solution",
     "Solver",
+    "forward",
     "magnitude",
     "obs",
     "refit",
@@ -33,6 +35,7 @@ Solver = Callable[[Tensor, Moments, float, int, float], Solution]
 SOLVERS: dict[str, Solver] = {
     "sparsegpt": sparsegpt,
     "obs": obs,
+    "forward": forward,
     "refit": refit,
     "wanda": wanda,
     "magnitude": magnitude,

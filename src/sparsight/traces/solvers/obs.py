@@ -126,7 +126,7 @@ def survivors(
         for row in range(0, rows, height):
             here = slice(group, group + depth), slice(row, row + height)
             part = dense[here]
-            step[here], cost[here] = _remove_all(
+            step[here], cost[here] = remove_all(
                 part, make(source[here[0]], ridge[here[0]].double(), part.shape[1])
             )
     if not bool(torch.isfinite(cost).all()):
@@ -155,10 +155,10 @@ def _start(moment: Moments, order: Tensor, ridge: Tensor) -> tuple[type[_Inverse
         system = system.gather(2, order[:, None, :].expand(-1, live, -1)).double()
     system.diagonal(dim1=1, dim2=2).add_(ridge.double()[:, None])
     inverse = torch.cholesky_inverse(cholesky(system)[0])
-    return _DenseInverses, inverse, 8 * live * (_COPIES * live + _LAZY)
+    return DenseInverses, inverse, 8 * live * (_COPIES * live + _LAZY)
 
 
-def _remove_all(dense: Tensor, inverses: _Inverses) -> tuple[Tensor, Tensor]:
+def remove_all(dense: Tensor, inverses: _Inverses) -> tuple[Tensor, Tensor]:
     """Remove the entries of each row one after the other.
 
     Returns the step at which each entry goes, and the cost of each step; both have the shape of
@@ -218,7 +218,7 @@ class _Inverses(ABC):
         """Keep the entries ``alive``, ``(groups, rows, fewer entries)``."""
 
 
-class _DenseInverses(_Inverses):
+class DenseInverses(_Inverses):
     """Written out; equal rows share one until they first shrink."""
 
     lazy = _LAZY
