@@ -10,6 +10,7 @@ from sparsight.traces.solvers.factor import LowRank, Moments
 from sparsight.traces.solvers.forward import forward
 from sparsight.traces.solvers.magnitude import magnitude
 from sparsight.traces.solvers.obs import obs
+from sparsight.traces.solvers.patterns import Pattern, parse_pattern, select
 from sparsight.traces.solvers.refit import refit
 from sparsight.traces.solvers.solution import Solution
 from sparsight.traces.solvers.sparsegpt import sparsegpt
@@ -19,12 +20,15 @@ __all__ = [
     "SOLVERS",
     "LowRank",
     "Moments",
+    "Pattern",
     "Solution",
     "Solver",
     "forward",
     "magnitude",
     "obs",
+    "parse_pattern",
     "refit",
+    "select",
     "sparsegpt",
     "wanda",
 ]
