@@ -50,16 +50,11 @@ def by_definition(weight, moment, kept):
     ridge = absolute_damping(inputs, 0.01)[1]
     damped = moment + torch.diag(torch.minimum(ridge, inputs))
     size = min(columns, ceil(1.5 * kept / rows) + 4)
-    width = max(size, min(columns, ceil(2 * (kept / rows * columns) ** 0.5)))
     orders, costs = [], []
     for w in weight:
-        passed, alone = w.square() * inputs, (w @ damped).square() / damped.diagonal()
-        allowed = passed.argsort(descending=True)[: width - width // 5].tolist()
-        rest = [j for j in alone.argsort(descending=True).tolist() if j not in allowed]
-        allowed += rest[: width // 5]
         support = torch.zeros(columns, dtype=torch.bool)
         for _ in range(size):
-            left = [j for j in allowed if not support[j]]
+            left = [j for j in range(columns) if not support[j]]
             support[cheapest(w, damped, support, left, True)] = True
         orders.append([])
         costs.append([])

@@ -15,13 +15,10 @@ Cholesky factor ``Q``; then :math:`t \leftarrow t - q\, t_j / \sqrt{D_j}` and
 keep on average. From there the exact removal of :mod:`sparsight.traces.solvers.obs` goes back: it
 undoes choices that later ones made dispensable, and decides how much each row of the layer keeps.
 
-Two things make this affordable and robust, see ``docs/explanation/solvers.md``. Only inputs
-through which a row's dense weights pass most, and a few that could do most alone, may enter its
-support. And the mask is chosen with
-no input damped by more than its own moment, :math:`H = S + \mathrm{diag}(\min(\lambda,
-S_{jj}))`: where scales differ widely, one ridge for all inputs would hide the small ones. The
-published weights are those of :func:`~sparsight.traces.solvers.refit.fit`, damped as for every
-other solver.
+The mask is chosen with no input damped by more than its own moment, :math:`H = S +
+\mathrm{diag}(\min(\lambda, S_{jj}))`: where scales differ widely, one ridge for all inputs would
+hide the small ones. The published weights are those of
+:func:`~sparsight.traces.solvers.refit.fit`, damped as for every other solver.
 """
 
 from __future__ import annotations
@@ -41,11 +38,9 @@ from sparsight.traces.solvers.solution import Solution
 __all__ = ["forward"]
 
 _BYTES = 256 * 2**20  # of factors and inverses held at a time
-_COPIES = 6  # of a row's small moment, while it is gathered, inverted and taken down
+_COPIES = 6  # of a row's vectors, or of its small moment while it is inverted and taken down
 _GROWN = 1.5  # a row grows to so many times the mean number that will be kept,
 _SPARE = 4  # and by so many more, which matters where that mean is about one
-_SCREEN = 2.0  # times the root of the share kept: the share of a row's inputs that may enter
-_ALONE = 5  # one in so many of these is there for what it could do alone, not for its weight
 _SPANNED = 64  # times the rounding: what is left of an input that those chosen already give
 
 
@@ -55,7 +50,7 @@ def forward(
     """Select the weights that are kept, one at a time, and let them make up for the rest.
 
     For rows that keep ``k`` weights on average, takes about
-    ``rows * (4.5 * k**2.5 * columns**0.5 + 2.3 * k**3)`` operations more than :func:`refit`.
+    ``rows * (2.3 * k**2 * columns + 2.3 * k**3)`` operations more than :func:`refit`.
 
     Parameters
     ----------
@@ -114,20 +109,15 @@ def _select(
     _, rows, columns = weight.shape
     kept = rows * columns - round(sparsity * rows * columns)
     size = min(columns, ceil(_GROWN * kept / rows) + _SPARE)
-    width = max(size, min(columns, ceil(_SCREEN * (kept / rows * columns) ** 0.5)))
     inputs = diagonal(moment).double()
-    damped = torch.minimum(ridge.double()[:, None], inputs)
+    damped = _own_damping(ridge.double()[:, None], inputs)
     dense = weight.double().masked_fill(dead[:, None], 0)
     target = times(dense, moment) + dense * damped[:, None]
     damped = damped.masked_fill(dead, 1)  # a dead input stands alone, and goes at no cost
-    passed = (dense.square() * inputs[:, None]).masked_fill(dead[:, None], -1)
-    alone = (target.square() / (inputs + damped)[:, None]).masked_fill(dead[:, None], -1)
-    few = width // _ALONE
-    most = passed.topk(width - few, dim=2).indices
-    rest = alone.scatter(2, most, -torch.inf).topk(few, dim=2).indices
-    chosen = torch.cat([most, rest], 2)
-    if size < width:
-        chosen = _grow_all(target, moment, (inputs + damped).rsqrt(), chosen, size)
+    if size < columns:
+        chosen = _grow_all(target, moment, (inputs + damped).rsqrt(), dead, size)
+    else:
+        chosen = torch.arange(columns, device=weight.device).expand(weight.shape)
     step, cost = _shrink_all(target.gather(2, chosen), moment, damped, chosen)
     if not bool(torch.isfinite(cost).all()):
         raise NumericalError(
@@ -138,6 +128,11 @@ def _select(
     keep = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
     keep.scatter_(2, chosen, step >= gone.sum(2, keepdim=True))
     return keep & ~dead[:, None]
+
+
+def _own_damping(ridge: Tensor, inputs: Tensor) -> Tensor:
+    """Damp no input by more than its own moment."""
+    return torch.minimum(ridge, inputs)
 
 
 def _chunks(shape: torch.Size, row_bytes: int) -> list[tuple[slice, slice]]:
@@ -152,8 +147,8 @@ def _chunks(shape: torch.Size, row_bytes: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _grow_all(target: Tensor, moment: Moments, unit: Tensor, allowed: Tensor, size: int) -> Tensor:
-    """Grow the support of every row to ``size`` of the inputs that are allowed.
+def _grow_all(target: Tensor, moment: Moments, unit: Tensor, dead: Tensor, size: int) -> Tensor:
+    """Choose ``size`` inputs for every row, ``(groups, rows, size)``.
 
     Parameters
     ----------
@@ -163,46 +158,49 @@ def _grow_all(target: Tensor, moment: Moments, unit: Tensor, allowed: Tensor, si
         Not damped.
     unit
         What scales the damped moment to a diagonal of ones, ``(groups, columns)``.
-    allowed
-        Inputs that may enter, ``(groups, rows, width)``.
+    dead
+        Inputs that are always zero, ``(groups, columns)``: chosen only when nothing else is left.
     size
-        Less than ``width``.
+        Less than the number of columns.
     """
     source = moment.z if isinstance(moment, LowRank) else moment
     dtype = torch.promote_types(source.dtype, torch.float32)
-    out = allowed.new_empty(*allowed.shape[:2], size)
-    for here in _chunks(allowed.shape, dtype.itemsize * allowed.shape[2] * (size + _COPIES)):
-        some = allowed[here]
-        scale = unit[here[0], None].expand(-1, some.shape[1], -1).gather(2, some)
-        answer = (target[here].gather(2, some) * scale).to(dtype)
+    out = torch.empty(*target.shape[:2], size, dtype=torch.int64, device=target.device)
+    for here in _chunks(target.shape, dtype.itemsize * target.shape[2] * (size + _COPIES)):
+        scale = unit[here[0], None]
         part = source[here[0]]
-        some_moment = LowRank(part.to(dtype)) if isinstance(moment, LowRank) else part
-        out[here] = some.gather(2, _grow(answer, some_moment, scale.to(dtype), some, size))
+        out[here] = _grow(
+            (target[here] * scale).to(dtype),
+            LowRank(part.to(dtype)) if isinstance(moment, LowRank) else part,
+            scale.to(dtype),
+            torch.where(dead[here[0], None], -1.0, 0.0),
+            size,
+        )
     return out
 
 
-def _grow(answer: Tensor, moment: Moments, scale: Tensor, allowed: Tensor, size: int) -> Tensor:
-    """Grow the rows of a chunk, all in step; all but ``size`` is ``(groups, rows, width)``.
+def _grow(answer: Tensor, moment: Moments, scale: Tensor, closed: Tensor, size: int) -> Tensor:
+    """Choose inputs for the rows of a chunk, all rows in step.
 
-    Returns places in ``allowed``, ``(groups, rows, size)``, in the order of their choice.
+    ``answer``, ``(groups, rows, columns)``, becomes what is left of it. ``scale`` and ``closed``,
+    ``(groups, 1, columns)``, are for all rows; ``closed`` is added to the gains.
     """
-    group = torch.arange(len(allowed), device=allowed.device)[:, None]
+    group = torch.arange(len(answer), device=answer.device)[:, None]
     spread = torch.ones_like(answer)
-    taken = torch.zeros_like(allowed, dtype=torch.bool)
+    closed = closed.to(answer.dtype).repeat(1, answer.shape[1], 1)
     least = _SPANNED * torch.finfo(answer.dtype).eps
     factor = answer.new_empty(*answer.shape[:2], size, answer.shape[2])
-    out = allowed.new_empty(*answer.shape[:2], size)
+    out = torch.empty(*answer.shape[:2], size, dtype=torch.int64, device=answer.device)
     for now in range(size):
-        gain = (answer.square() / spread).masked_fill_(taken, -1)
-        best = gain.argmax(2, keepdim=True)
-        taken.scatter_(2, best, True)
-        out[:, :, now] = best[:, :, 0]
-        wanted = allowed.gather(2, best)[:, :, 0]
+        best = (answer.square() / spread).add_(closed).argmax(2, keepdim=True)
+        closed.scatter_(2, best, -torch.inf)
+        index = best[:, :, 0]
+        out[:, :, now] = index
         if isinstance(moment, LowRank):
-            column = moment.z[group, wanted] @ moment.z.mT
+            column = moment.z[group, index] @ moment.z.mT
         else:
-            column = moment[group, wanted].to(answer.dtype)
-        column = column.gather(2, allowed) * scale * scale.gather(2, best)
+            column = moment[group, index].to(answer.dtype)
+        column = column * scale * scale[:, 0].gather(1, index)[:, :, None]
         column.scatter_(2, best, 1.0)
         before = factor[:, :, :now]
         there = before.gather(3, best[:, :, None].expand(-1, -1, now, -1))
