@@ -77,6 +77,8 @@ def test_the_rooms_keep_their_contracts(copied):
         ("networks/labels.py", "from sparsight.storage import atomic_folder"),
         ("datasets/__init__.py", "import sparsight.attribution"),
         ("traces/presets.py", "import sparsight.reports"),
+        ("reports/text.py", "from sparsight.benchmarks import measure_speed"),
+        ("benchmarks/speed.py", "import sparsight.casefile"),
         ("traces/solvers/solution.py", "from sparsight.networks import weight_matrices"),
         ("errors.py", "import sparsight.cli"),
     ],

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsight import __version__
+from sparsight.cli.bench import bench_speed
 from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
@@ -37,6 +38,7 @@ app.command()(explain)
 app.command()(trace)
 app.command("trace diff")(trace_diff)
 app.command()(models)
+app.command("bench speed")(bench_speed)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from sparsight.errors import InputError
 
-__all__ = ["case_names", "check_output", "check_trace_folder", "digest", "file_digest", "is_done"]
+__all__ = [
+    "case_names",
+    "check_output",
+    "check_report_file",
+    "check_trace_folder",
+    "digest",
+    "file_digest",
+    "is_done",
+]
 
 _LONGEST = 180  # bytes, so that the name of a temporary sibling still fits a file system
 _INDEX = "index.html"
@@ -78,11 +86,38 @@ def check_output(out: Path) -> None:
         raise InputError(f"{out} is a file: choose another folder with --out")
     if (out / "case.json").exists():
         raise InputError(f"{out} is itself a case: choose the folder around it with --out")
-    there = out.absolute()
+    _check_writable(out, out)
+
+
+def _check_writable(folder: Path, out: Path) -> None:
+    """Refuse a folder, made or to be made, that nothing can be written into."""
+    there = folder.absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"cannot write to {out}: choose another folder with --out")
+
+
+def check_report_file(out: Path) -> None:
+    """Refuse a place that cannot hold a report of a measurement, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it is anything but such a report, or cannot be written.
+    """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a file in it with --out")
+    if out.exists():
+        from sparsight.benchmarks import SpeedReport
+
+        try:
+            SpeedReport.load(out)
+        except InputError as error:
+            raise InputError(
+                f"{out} is no report of a measurement and would be lost: choose another --out"
+            ) from error
+    _check_writable(out.parent, out)
 
 
 def check_trace_folder(folder: Path, *, overwrite: bool) -> None:

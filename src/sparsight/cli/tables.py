@@ -11,15 +11,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sparsight.benchmarks import SpeedReport
 from sparsight.networks import Network
 from sparsight.networks.coverage import Coverage, UncoveredLayer
-from sparsight.reports.text import clean, percent, plain_number
+from sparsight.reports.text import clean, percent, plain_number, seconds
 from sparsight.traces import Overlap, Trace, TraceDiff
 
 __all__ = [
     "coverage_table",
     "describe_trace",
     "sources_table",
+    "speed_table",
     "trace_diff_table",
     "trace_table",
 ]
@@ -155,3 +157,32 @@ def sources_table(rows: Iterable[dict[str, Any]]) -> Table:
         state = Text(row["version"] or "no", style="green" if row["ready"] else "yellow")
         table.add_row(row["spec"], row["source"], state, Text(row["remedy"], style="dim"))
     return table
+
+
+def speed_table(report: SpeedReport) -> Group:
+    """Lay out what was timed, each stage of it, and how many forward passes and traces that is."""
+    medians, machine = report.medians, report.machine
+    device = "" if machine["device"] == "cpu" else f"{machine['device']}, "
+    head = Text(clean(report.network), style="bold")
+    head.append(
+        f", weights {clean(report.weights)} · {clean(report.image)} · {report.augmentations} views"
+        f"\n{device}{machine['processor']}, {machine['threads']} threads · "
+        f"{report.rounds} of {report.repeats} repeats, medians",
+        style="not bold",
+    )
+    table = _table("", "#seconds", "#in forward passes", "#in traces")
+    forward, whole = medians.get("forward"), medians.get("trace")
+    for name, spent in medians.items():
+        ratios = [f"{spent / other:.2f}" if other else "" for other in (forward, whole)]
+        table.add_row(name, seconds(spent), *ratios)
+        for stage, part in report.stage_medians.get(name, {}).items():
+            table.add_row(Text(f"  {stage}", style="dim"), Text(seconds(part), style="dim"))
+    parts: list[Text | Table] = [head, Text(), table, Text()]
+    layers = ", ".join(f"{count} by {name}" for name, count in report.layers.items())
+    parts.append(Text(f"layers pruned: {layers}"))
+    parts += [Text(f"{what}: {value:.2f}") for what, value in report.ratios.items()]
+    parts += [
+        Text(f"memory of one trace, {place}: {gib:.2f} GiB") for place, gib in report.memory.items()
+    ]
+    parts += [Text(f"! {clean(note)}", style="yellow") for note in report.notes]
+    return Group(*parts)
