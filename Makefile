@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS := benchmarks/results
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement overlap bench-trace pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement overlap bench-speed pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,9 @@ agreement: $(STAMP)  ## Measure whether traces keep the answer, over sparsities
 overlap: $(STAMP)  ## Measure whether traces of like images look alike
 	$(BIN)/python benchmarks/overlap.py
 
-bench-trace: $(STAMP)  ## Measure how long a trace takes
-	$(BIN)/python benchmarks/trace_cost.py
+bench-speed: $(STAMP)  ## Measure how long a trace takes, against forward passes and the published steps
+	$(BIN)/sparsight bench speed --model torchvision:resnet50 --augmentations 64 --out $(RESULTS)/speed-resnet50.json
+	$(BIN)/python benchmarks/speed_table.py
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py
