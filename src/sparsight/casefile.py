@@ -20,7 +20,15 @@ from sparsight.attribution import METHODS, Attribution, attribute
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
-from sparsight.traces import DEFAULT_SPARSITY, Augmentation, LayerTrace, Sparsity, Trace, trace
+from sparsight.traces import (
+    COMPENSATED,
+    DEFAULT_SPARSITY,
+    Augmentation,
+    LayerTrace,
+    Sparsity,
+    Trace,
+    trace,
+)
 
 __all__ = ["DEFAULT_METHODS", "Progress", "choose_methods", "enough_memory", "explain"]
 
@@ -227,7 +235,8 @@ def explain(
     methods: str | Iterable[str] = DEFAULT_METHODS,
     sparsity: Sparsity = DEFAULT_SPARSITY,
     augmentations: int | Augmentation | Tensor = 64,
-    solver: str = "sparsegpt",
+    solver: str = COMPENSATED,
+    pattern: str = "weight",
     seed: int = 0,
     damping: float = 0.01,
     stem: bool = False,
@@ -247,7 +256,7 @@ def explain(
         Class to explain, by index or name; the dense prediction by default.
     methods
         See :func:`choose_methods`. Methods that refuse this network are listed with the reason.
-    sparsity, augmentations, solver, damping, stem
+    sparsity, augmentations, solver, pattern, damping, stem
         Of the trace, see :func:`sparsight.trace`.
     seed
         Of the augmentation and of every method.
@@ -291,7 +300,7 @@ def explain(
         index = None if target is None else network.class_index(target)
         found = trace(
             network, image, sparsity=sparsity, augmentations=augmentations, solver=solver,
-            seed=seed, damping=damping, stem=stem, chunk=chunk, progress=progress,
+            pattern=pattern, seed=seed, damping=damping, stem=stem, chunk=chunk, progress=progress,
         )  # fmt: skip
         if index is None:
             index = found.prediction[0]

@@ -118,7 +118,7 @@ def test_progress_counts_up_to_its_total(network: Network) -> None:
         augmentations=2,
         progress=lambda *step: steps.append(step),
     )
-    assert {stage for stage, _, _ in steps} == {"recording", "solving", "mapping"}
+    assert {stage for stage, _, _ in steps} == {"observing", "solving", "mapping"}
     assert all(done < total for _, done, total in steps)
     assert [done for stage, done, _ in steps if stage == "mapping"] == [0, 1, 2, 3]
 

@@ -204,7 +204,7 @@ def test_real_traces_layer_by_layer() -> None:
 
 
 def test_a_trace_equals_itself() -> None:
-    found = trace(network(), IMAGE, augmentations=4)
+    found = trace(network(), IMAGE, augmentations=4, sparsity=0.5)
     same = compare(found, found)
     assert same.weights.jaccard == same.weights.corrected == same.units.jaccard == 1
     assert same.difference == 0

@@ -13,7 +13,7 @@ from sparsight.errors import InputError, NetworkError, NumericalError, Sparsight
 from sparsight.networks import Network, Preprocessing, weight_matrices
 from sparsight.networks.matrices import weight_of
 from sparsight.networks.outputs import LogitsOnly
-from sparsight.traces import Augmentation, Trace, trace
+from sparsight.traces import COMPENSATED, SOLVERS, Augmentation, Trace, trace
 from sparsight.traces.solvers import sparsegpt
 
 
@@ -47,14 +47,17 @@ def network(model: nn.Module | None = None, size: int = 16) -> Network:
 
 
 IMAGE = Image.effect_noise((40, 30), 80).convert("RGB")
-FAST = {"augmentations": 6, "sparsity": 0.5}
+FAST = {"augmentations": 6, "sparsity": 0.5, "solver": "sparsegpt"}
+DEFAULTS = {"augmentations": 6}
+BOTH = pytest.mark.parametrize("settings", [FAST, DEFAULTS], ids=["sparsegpt", "defaults"])
 
 
-def test_the_model_is_untouched() -> None:
+@BOTH
+def test_the_model_is_untouched(settings: dict[str, object]) -> None:
     net = network()
     net.model.head.weight.grad = torch.ones(5, 8)
     with untouched(net.model):
-        found = trace(net, IMAGE, **FAST)
+        found = trace(net, IMAGE, **settings)
         with found.applied(net):
             pass
         found.network(net)
@@ -62,10 +65,14 @@ def test_the_model_is_untouched() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
+@BOTH
 def test_the_model_is_untouched_when_something_fails(
-    error: type[BaseException], fails_at: int, monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException],
+    fails_at: int,
+    settings: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the plan, during the recording, and with the traced weights applied."""
+    """At the plan, with the dense network, and with traced weights applied."""
     net = network()
     calls = 0
     forward = Small.forward
@@ -79,14 +86,16 @@ def test_the_model_is_untouched_when_something_fails(
 
     monkeypatch.setattr(Small, "forward", failing)
     with untouched(net.model), pytest.raises(error):
-        trace(net, IMAGE, **FAST)
+        trace(net, IMAGE, **settings)
 
 
 def test_layers_are_solved_as_defined() -> None:
     """Dense inputs, dense targets: each layer from its own recorded columns."""
     net = network()
     views = torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    found = trace(net, net.prepare(IMAGE), augmentations=views, sparsity=0.6, chunk=3)
+    found = trace(
+        net, net.prepare(IMAGE), augmentations=views, sparsity=0.6, solver="sparsegpt", chunk=3
+    )
     with torch.no_grad():
         x = net.model.relu(net.model.norm(net.model.stem(views)))
         y = net.model.relu(net.model.depthwise(x) + x)
@@ -112,7 +121,7 @@ def test_layers_are_solved_as_defined() -> None:
 def test_no_layer_is_emptied_by_rounding() -> None:
     """A head of five classes and 3x3 kernels of one channel, at a sparsity that rounds to all."""
     net = network()
-    found = trace(net, IMAGE, augmentations=4, sparsity=0.97)
+    found = trace(net, IMAGE, augmentations=4, sparsity=0.97, solver="sparsegpt")
     rows = {layer.name: layer for layer in found.layers}
     depthwise = net.model.depthwise.weight
     kept = (found.tensors["depthwise.weight"] != 0).flatten(1).sum(1)
@@ -164,23 +173,25 @@ def test_a_backward_pass_inside_leaves_no_trace() -> None:
         model(net.prepare(IMAGE))[0, 0].backward()
 
 
-def test_same_seed_same_bytes() -> None:
+@BOTH
+def test_same_seed_same_bytes(settings: dict[str, object]) -> None:
     net = network()
-    one, two, other = (trace(net, IMAGE, seed=seed, **FAST) for seed in (3, 3, 4))
+    one, two, other = (trace(net, IMAGE, seed=seed, **settings) for seed in (3, 3, 4))
     for name, value in one.tensors.items():
         assert torch.equal(value, two.tensors[name])
     assert any(not torch.equal(v, other.tensors[k]) for k, v in one.tensors.items())
 
 
-def test_chunks_do_not_matter() -> None:
+@BOTH
+def test_chunks_do_not_matter(settings: dict[str, object]) -> None:
     net = network()
-    one, two = (trace(net, IMAGE, chunk=chunk, **FAST) for chunk in (1, 6))
+    one, two = (trace(net, IMAGE, chunk=chunk, **settings) for chunk in (1, 6))
     for name, value in one.tensors.items():
         torch.testing.assert_close(value, two.tensors[name], rtol=1e-3, atol=1e-5)
 
 
 def test_layers_with_the_same_input_share_their_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsight.traces import engine
+    from sparsight.traces import independent
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -194,9 +205,9 @@ def test_layers_with_the_same_input_share_their_moment(monkeypatch: pytest.Monke
             return self.head(self.attention(x, x, x)[0].mean(1))
 
     made = []
-    original = engine.moment_for
+    original = independent.moment_for
     monkeypatch.setattr(
-        engine, "moment_for", lambda *a: made.append(a[0].matrix.name) or original(*a)
+        independent, "moment_for", lambda *a: made.append(a[0].matrix.name) or original(*a)
     )
     found = trace(network(Block()), IMAGE, **FAST)
     assert made == ["attention[query]", "attention.out_proj", "head"]
@@ -205,9 +216,10 @@ def test_layers_with_the_same_input_share_their_moment(monkeypatch: pytest.Monke
     assert all(layer.error > 0 for layer in pruned)
 
 
-def test_save_and_load_are_exact(tmp_path: Path) -> None:
+@BOTH
+def test_save_and_load_are_exact(tmp_path: Path, settings: dict[str, object]) -> None:
     net = network()
-    found = trace(net, IMAGE, **FAST)
+    found = trace(net, IMAGE, **settings)
     again = Trace.load(found.save(tmp_path / "t"))
     for name, value in found.tensors.items():
         assert torch.equal(value, again.tensors[name])
@@ -257,11 +269,12 @@ def test_a_trace_of_another_network_is_refused() -> None:
         pass
 
 
+@pytest.mark.parametrize("solver", ["sparsegpt", COMPENSATED])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions(dtype: torch.dtype) -> None:
+def test_other_precisions(dtype: torch.dtype, solver: str) -> None:
     torch.manual_seed(0)
     net = network(Small().to(dtype))
-    found = trace(net, IMAGE, **FAST)
+    found = trace(net, IMAGE, **FAST | {"solver": solver})
     assert found.tensors["head.weight"].dtype == dtype
     live = [layer for layer in found.layers if layer.requested and not layer.note]
     assert live
@@ -273,8 +286,11 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     "image", [Image.new("RGB", (9, 9), "black"), Image.new("RGB", (9, 9), "white")]
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_constant_images_and_single_augmentations(image: Image.Image, count: int) -> None:
-    found = trace(network(), image, augmentations=count, sparsity=0.9)
+@pytest.mark.parametrize("solver", [COMPENSATED, *SOLVERS])
+def test_constant_images_and_single_augmentations(
+    image: Image.Image, count: int, solver: str
+) -> None:
+    found = trace(network(), image, augmentations=count, sparsity=0.9, solver=solver)
     assert torch.isfinite(found.traced_logits).all()
     assert found.sparsity > 0.5
 
@@ -293,6 +309,11 @@ class Broken(Small):
         ({"augmentations": torch.zeros(2, 3, 8, 8)}, InputError),
         ({"augmentations": torch.full((2, 3, 16, 16), float("inf"))}, InputError),
         ({"damping": 0.0}, InputError),
+        ({"focus": 1.5}, InputError),
+        ({"positions": 0}, InputError),
+        ({"sparsity": "auto:x"}, InputError),
+        ({"sparsity": "network:1.5"}, InputError),
+        ({"sparsity": "auto", "solver": "sparsegpt"}, InputError),
         ({"image": "absent.png"}, InputError),
         ({"image": Image.new("RGB", (1, 1))}, InputError),
         ({"network": network(Broken())}, NumericalError),
@@ -314,8 +335,9 @@ def test_training_mode_is_refused() -> None:
 
 def test_progress_is_reported() -> None:
     seen = []
-    trace(network(), IMAGE, progress=lambda *a: seen.append(a), chunk=2, **FAST)
-    assert {stage for stage, _, _ in seen} == {"recording", "solving"}
+    for settings in (FAST, DEFAULTS):
+        trace(network(), IMAGE, progress=lambda *a: seen.append(a), chunk=2, **settings)
+    assert {stage for stage, _, _ in seen} == {"recording", "observing", "solving"}
     assert all(0 <= done < total for _, done, total in seen)
 
 

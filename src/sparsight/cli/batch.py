@@ -53,6 +53,7 @@ class Job:
                 sparsity=read_sparsity(settings.sparsity),
                 augmentations=settings.augmentations,
                 solver=settings.solver,
+                pattern=settings.pattern,
                 seed=settings.seed,
                 damping=settings.damping,
                 stem=settings.stem,

@@ -21,6 +21,7 @@ __all__ = [
     "LabelsOption",
     "ModelOption",
     "OverwriteOption",
+    "PatternOption",
     "SeedOption",
     "SolverOption",
     "SparsityOption",
@@ -58,17 +59,33 @@ DeviceOption = Annotated[
 SparsityOption = Annotated[
     str,
     typer.Option(
-        help="Share of weights to prune: a number in [0, 1), ramp:NUMBER (rising with depth), "
-        "a published set, or a JSON file from layer patterns to numbers.",
+        help="Share of weights to prune: auto or auto:NATS (as sparse as the answer allows), "
+        "network:NUMBER (of all weights together), a number in [0, 1) for every layer, "
+        "ramp:NUMBER (rising with depth), a published set, or a JSON file from layer patterns "
+        "to numbers.",
         rich_help_panel=_TRACE,
     ),
 ]
 AugmentationsOption = Annotated[
     int, typer.Option(min=1, help="Random views of the image.", rich_help_panel=_TRACE)
 ]
-SolverOption = Annotated[str, typer.Option(help="How layers are solved.", rich_help_panel=_TRACE)]
+SolverOption = Annotated[
+    str,
+    typer.Option(
+        help="compensated (front to back), or a solver for every layer by itself: sparsegpt, obs, "
+        "refit, forward, wanda, magnitude.",
+        rich_help_panel=_TRACE,
+    ),
+]
 DampingOption = Annotated[
-    float, typer.Option(help="Relative damping of the second moments.", rich_help_panel=_TRACE)
+    float, typer.Option(help="Pull towards the dense weights.", rich_help_panel=_TRACE)
+]
+PatternOption = Annotated[
+    str,
+    typer.Option(
+        help="What is pruned as a whole: weight, kernel, input (channels), or N:M such as 2:4.",
+        rich_help_panel=_TRACE,
+    ),
 ]
 StemOption = Annotated[
     bool, typer.Option("--stem", help="Prune the first layer too.", rich_help_panel=_TRACE)
@@ -97,8 +114,8 @@ JsonOption = Annotated[
 ]  # fmt: skip
 
 
-DEFAULT_SPARSITY = "0.5"
-"""Text of :data:`sparsight.traces.DEFAULT_SPARSITY`, which is not imported here to start fast."""
+DEFAULT_SPARSITY, DEFAULT_SOLVER = "auto", "compensated"
+"""Those of :func:`sparsight.trace`, which is not imported here to start fast."""
 
 
 def read_sparsity(text: str) -> float | str | dict[str, float]:

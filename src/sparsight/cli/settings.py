@@ -11,10 +11,10 @@ from sparsight import __version__
 from sparsight.casefile import choose_methods, enough_memory
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
-from sparsight.errors import InputError, SparsightError
+from sparsight.errors import SparsightError
 from sparsight.networks import Network, load, open_image, weight_matrices
-from sparsight.traces import SOLVERS, Trace, allocate, trace
-from sparsight.traces.engine import Progress
+from sparsight.traces import Trace, allocate, trace
+from sparsight.traces.engine import Progress, check_solver
 
 __all__ = ["ExplainSettings", "TraceSettings", "named"]
 
@@ -35,6 +35,7 @@ class TraceSettings:
     sparsity: str
     augmentations: int
     solver: str
+    pattern: str
     damping: float
     stem: bool
     seed: int
@@ -50,11 +51,11 @@ class TraceSettings:
             Whatever cannot be used, named.
         """
         sparsity = read_sparsity(self.sparsity)
-        if self.solver not in SOLVERS:
-            raise InputError(f"unknown solver {self.solver!r}: choose from {', '.join(SOLVERS)}")
+        rule = check_solver(self.solver, sparsity, self.pattern)
         torch.manual_seed(self.seed)  # for --weights random
         network = load(self.model, weights=self.weights, labels=self.labels, device=self.device)
-        allocate(sparsity, weight_matrices(network.model))
+        if rule is None:
+            allocate(sparsity, weight_matrices(network.model))
         return network
 
     def trace(self, network: Network, image: Path, progress: Progress) -> Trace:
@@ -73,6 +74,7 @@ class TraceSettings:
                     sparsity=read_sparsity(self.sparsity),
                     augmentations=self.augmentations,
                     solver=self.solver,
+                    pattern=self.pattern,
                     seed=self.seed,
                     damping=self.damping,
                     stem=self.stem,

@@ -57,6 +57,14 @@ def trace_table(found: Trace, network: Network) -> Group:
     verdict.append(
         f" · {percent(found.sparsity)} of the weights removed · KL {plain_number(found.kl)} nats"
     )
+    if "held_out" in found.settings:
+        unseen = found.settings["held_out"]
+        verdict.append(
+            f"\nother views: {percent(unseen['agree'])} of the predictions kept · "
+            f"KL {plain_number(unseen['kl'])} nats"
+        )
+    if not found.settings.get("within", True):
+        verdict.append("\nno sparsity that was tried keeps the answers as asked", style="red")
     table = _table("layer", "kind", "#weights", "#asked", "#removed", "#error", "note")
     longest = max((len(layer.name) for layer in found.layers), default=0)
     table.columns[0].min_width = min(longest, _WIDEST)

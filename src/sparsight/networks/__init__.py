@@ -5,12 +5,13 @@ from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.network import Network, open_image
 from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
-from sparsight.networks.recording import ConvGeometry, LayerCall, Recording
+from sparsight.networks.recording import ConvGeometry, LayerCall, LayerInput, Recording
 from sparsight.networks.units import Units
 
 __all__ = [
     "ConvGeometry",
     "LayerCall",
+    "LayerInput",
     "Network",
     "Preprocessing",
     "Recording",

@@ -7,8 +7,9 @@ projections inside attention are all seen, and no hook is ever put on the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from sparsight.errors import UnsupportedError
 from sparsight.networks.matrices import WeightMatrix
 
-__all__ = ["ConvGeometry", "LayerCall", "Recording"]
+__all__ = ["ConvGeometry", "LayerCall", "LayerInput", "Recording"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,25 @@ class ConvGeometry:
         """Whether every output sees one input position only."""
         return all(k == 1 for k in self.kernel) and not any(map(any, self.padding))
 
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the output for an input of spatial size ``size``.
+
+        Examples
+        --------
+        >>> ConvGeometry((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)).output_size((8, 7))
+        (4, 4)
+        """
+        return tuple(
+            (length + sum(pads) - d * (k - 1) - 1) // s + 1
+            for length, pads, k, d, s in zip(
+                size, self.padding, self.kernel, self.dilation, self.stride, strict=True
+            )
+        )
+
 
 @dataclass(frozen=True, eq=False)
-class LayerCall:
-    """One use of a weight matrix.
+class LayerInput:
+    """What a weight matrix is about to be used on.
 
     Attributes
     ----------
@@ -51,17 +67,14 @@ class LayerCall:
         Which one.
     input
         ``(N, C, *spatial)`` for convolutions, ``(..., columns)`` otherwise.
-    output
-        What the operation returned, bias included: ``(N, C, *spatial)`` or ``(..., rows)``.
     bias
-        What was added to the product, ``(groups * rows,)``, if anything.
+        What will be added to the product, ``(groups * rows,)``, if anything.
     geometry
         For convolutions.
     """
 
     matrix: WeightMatrix
     input: Tensor
-    output: Tensor
     bias: Tensor | None = None
     geometry: ConvGeometry | None = None
 
@@ -70,6 +83,47 @@ class LayerCall:
         """The input, with a batch dimension also where a convolution was called without."""
         lacks = self.geometry is not None and self.input.ndim == len(self.geometry.kernel) + 1
         return self.input[None] if lacks else self.input
+
+    def planar(self) -> tuple[Tensor, ConvGeometry]:
+        """Return the input of a convolution and its geometry with two spatial dimensions.
+
+        One spatial dimension becomes two, the first of size one.
+        """
+        assert self.geometry is not None, "only convolutions have a geometry"
+        x, geometry = self.batched, self.geometry
+        if x.ndim == 3:
+            x = x[:, :, None]
+            geometry = ConvGeometry(
+                (1, *geometry.kernel),
+                (1, *geometry.stride),
+                ((0, 0), *geometry.padding),
+                (1, *geometry.dilation),
+            )
+        return x, geometry
+
+    def columns(self) -> Tensor:
+        """Return the input as the matrix sees it: ``(groups, columns, N * positions)``."""
+        if self.geometry is None:
+            return self.input.reshape(-1, self.matrix.columns).t()[None]
+        x, geometry = self.planar()
+        x = pad_input(x, geometry)
+        unfolded = F.unfold(x, geometry.kernel, geometry.dilation, 0, geometry.stride)
+        n, _, positions = unfolded.shape
+        grouped = unfolded.reshape(n, self.matrix.groups, self.matrix.columns, positions)
+        return grouped.permute(1, 2, 0, 3).reshape(self.matrix.groups, self.matrix.columns, -1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerCall(LayerInput):
+    """One use of a weight matrix, done.
+
+    Attributes
+    ----------
+    output
+        What the operation returned, bias included: ``(N, C, *spatial)`` or ``(..., rows)``.
+    """
+
+    output: Tensor
 
     def squared_output(self) -> Tensor:
         """Squared norm of the product without the bias, summed over everything, a scalar."""
@@ -80,25 +134,6 @@ class LayerCall:
         wide = torch.float64 if product.dtype == torch.float64 else torch.float32
         norm: Tensor = torch.linalg.vector_norm(product, dtype=wide)
         return norm.double().square()
-
-    def columns(self) -> Tensor:
-        """Return the input as the matrix sees it: ``(groups, columns, N * positions)``."""
-        if self.geometry is None:
-            return self.input.reshape(-1, self.matrix.columns).t()[None]
-        x, geometry = self.batched, self.geometry
-        if x.ndim == 3:  # one spatial dimension is two, the first of size one
-            x = x[:, :, None]
-            geometry = ConvGeometry(
-                (1, *geometry.kernel),
-                (1, *geometry.stride),
-                ((0, 0), *geometry.padding),
-                (1, *geometry.dilation),
-            )
-        x = pad_input(x, geometry)
-        unfolded = F.unfold(x, geometry.kernel, geometry.dilation, 0, geometry.stride)
-        n, _, positions = unfolded.shape
-        grouped = unfolded.reshape(n, self.matrix.groups, self.matrix.columns, positions)
-        return grouped.permute(1, 2, 0, 3).reshape(self.matrix.groups, self.matrix.columns, -1)
 
 
 def pad_input(x: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -176,8 +211,11 @@ class Recording(TorchFunctionMode):
     on_call
         Called with a :class:`LayerCall` after each use. It runs outside the recording.
     on_gradient
-        Called with the :class:`LayerCall` and the gradient of its output during a backward
+        Called with the :class:`LayerInput` and the gradient of its output during a backward
         pass, one per use, in the order of the backward pass.
+    on_input
+        Called with a :class:`LayerInput` before each use. What it writes into the weight is
+        what the operation multiplies with.
 
     Examples
     --------
@@ -193,12 +231,14 @@ class Recording(TorchFunctionMode):
         self,
         model: nn.Module,
         matrices: Iterable[WeightMatrix],
-        on_call: Callable[[LayerCall], None],
-        on_gradient: Callable[[LayerCall, Tensor], None] | None = None,
+        on_call: Callable[[LayerCall], None] | None = None,
+        on_gradient: Callable[[LayerInput, Tensor], None] | None = None,
+        on_input: Callable[[LayerInput], None] | None = None,
     ) -> None:
         super().__init__()
         self._on_call = on_call
         self._on_gradient = on_gradient
+        self._on_input = on_input
         self._by_weight: dict[int, list[WeightMatrix]] = {}
         for matrix in matrices:
             key = id(model.get_parameter(matrix.parameter))
@@ -214,31 +254,39 @@ class Recording(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             return self._attention(*args, **kwargs)
-        output = func(*args, **kwargs)
         reader = _READERS.get(func)
-        if reader is not None:
-            x, weight, bias, geometry = reader(*args, **kwargs)
-            for matrix in self._by_weight.get(id(weight), ()):
-                self._report(LayerCall(matrix, x, output, bias, geometry))
+        if reader is None:
+            return func(*args, **kwargs)
+        x, weight, bias, geometry = reader(*args, **kwargs)
+        matrices = self._by_weight.get(id(weight), [])
+        uses = [LayerInput(matrix, x, bias, geometry) for matrix in matrices]
+        self._announce(uses)
+        output = func(*args, **kwargs)
+        self._report(uses, output)
         return output
 
-    def _report(self, call: LayerCall) -> None:
-        self._on_call(call)
-        if self._on_gradient is not None and call.output.requires_grad:
-            handler = self._on_gradient
+    def _announce(self, uses: list[LayerInput]) -> None:
+        if self._on_input is not None:
+            for use in uses:
+                self._on_input(use)
 
-            def hand_over(gradient: Tensor) -> None:
-                handler(call, gradient)
-
-            call.output.register_hook(hand_over)
+    def _report(self, uses: list[LayerInput], output: Tensor) -> None:
+        for use in uses:
+            call = LayerCall(use.matrix, use.input, use.bias, use.geometry, output=output)
+            if self._on_call is not None:
+                self._on_call(call)
+            if self._on_gradient is not None and output.requires_grad:
+                # Not the call: a hook that holds its own tensor would never be freed.
+                output.register_hook(partial(self._on_gradient, use))
 
     def _project(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, owner: Tensor, start: int
     ) -> Tensor:
+        matrices = self._by_weight.get(id(owner), [])
+        uses = [LayerInput(matrix, x, bias) for matrix in matrices if matrix.start == start]
+        self._announce(uses)
         output = F.linear(x, weight, bias)
-        for matrix in self._by_weight.get(id(owner), ()):
-            if matrix.start == start:
-                self._report(LayerCall(matrix, x, output, bias))
+        self._report(uses, output)
         return output
 
     def _attention(

@@ -3,13 +3,14 @@
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.compare import LayerDiff, TraceDiff, compare
-from sparsight.traces.engine import trace
+from sparsight.traces.engine import COMPENSATED, trace
 from sparsight.traces.overlap import Overlap
 from sparsight.traces.presets import PRESETS
 from sparsight.traces.result import LayerTrace, Trace
 from sparsight.traces.solvers import SOLVERS
 
 __all__ = [
+    "COMPENSATED",
     "DEFAULT_SPARSITY",
     "PRESETS",
     "SOLVERS",

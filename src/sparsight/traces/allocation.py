@@ -1,8 +1,13 @@
-"""How sparse each layer becomes: one number, numbers per block, a ramp, or a published set."""
+"""How sparse the network becomes, or each layer by itself.
+
+Over the whole network: ``auto`` and ``network:RATIO``, of which the costs of weights say what they
+mean layer by layer. Layer by layer: one number, numbers per block, a ramp, or a published set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import isfinite
 
@@ -10,13 +15,67 @@ from sparsight.errors import InputError
 from sparsight.networks import WeightMatrix
 from sparsight.traces.presets import PRESETS
 
-__all__ = ["DEFAULT_SPARSITY", "Sparsity", "allocate"]
+__all__ = ["DEFAULT_SPARSITY", "Rule", "Sparsity", "allocate", "network_rule"]
 
 Sparsity = float | str | Mapping[str, float]
-"""A ratio for all layers; a mapping from layer patterns to ratios; ``ramp:RATIO``; a preset."""
+"""``auto[:NATS]``; ``network:RATIO``; or by layer: a ratio for all, a mapping from patterns to
+ratios, ``ramp:RATIO``, a preset."""
 
-DEFAULT_SPARSITY: Sparsity = 0.5
-"""Half of every layer: keeps the answer on almost all images (``benchmarks/agreement.py``)."""
+DEFAULT_SPARSITY: Sparsity = "auto"
+"""As sparse as the answer allows, by no label and no mask (``benchmarks/curves.py``)."""
+
+_TOLERANCE = 0.05  # nats; by Pinsker's inequality no class moves by more than 0.16
+_LEVELS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A sparsity of the network as a whole.
+
+    Attributes
+    ----------
+    levels
+        Shares of weights to prune, in the order in which they are tried.
+    tolerance
+        KL divergence in nats up to which a level is taken.
+    """
+
+    levels: tuple[float, ...]
+    tolerance: float
+
+
+def network_rule(sparsity: Sparsity) -> Rule | None:
+    """Read ``auto``, ``auto:NATS`` and ``network:RATIO``; ``None`` for shares layer by layer.
+
+    Raises
+    ------
+    InputError
+        If the number is none or out of range.
+
+    Examples
+    --------
+    >>> network_rule("network:0.9")
+    Rule(levels=(0.9,), tolerance=inf)
+    >>> network_rule("auto:0.1").tolerance
+    0.1
+    """
+    if not isinstance(sparsity, str):
+        return None
+    kind, _, value = sparsity.partition(":")
+    if kind == "network":
+        return Rule((_ratio(value, "of the network"),), float("inf"))
+    if kind != "auto":
+        return None
+    try:
+        tolerance = float(value) if value else _TOLERANCE
+    except ValueError:
+        tolerance = -1.0
+    if not isfinite(tolerance) or tolerance < 0:
+        raise InputError(
+            f"sparsity {sparsity!r}: after auto: comes the KL divergence that is allowed, in "
+            "nats, such as 0.05"
+        )
+    return Rule(_LEVELS, tolerance)
 
 
 def _ratio(value: object, where: str) -> float:
@@ -102,7 +161,7 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
             return dict(zip(names, _by_pattern(PRESETS[sparsity], names), strict=True))
         if not sparsity.replace(".", "").replace("-", "").isdigit():
             raise InputError(
-                f"unknown sparsity {sparsity!r}: give a number in [0, 1), ramp:NUMBER, or one of "
-                f"{', '.join(sorted(PRESETS))}"
+                f"unknown sparsity {sparsity!r}: give auto, network:NUMBER, a number in [0, 1) for "
+                f"every layer, ramp:NUMBER, or one of {', '.join(sorted(PRESETS))}"
             )
     return dict.fromkeys(names, _ratio(sparsity, "for all layers"))

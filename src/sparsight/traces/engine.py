@@ -1,16 +1,13 @@
 """Find the weights that a network needs for one sample.
 
-Augment the sample, run the views through the dense network once, accumulate the second moment
-of each layer's input, solve a sparse regression per layer (dense inputs, dense targets: no
-sequential propagation), and keep the result apart from the network.
+Augment the sample, run the views through the dense network, decide which weights to keep, and fit
+these so that the network still answers the same. The result is kept apart from the network.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,187 +16,37 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sparsight.errors import InputError, NumericalError
-from sparsight.networks import (
-    LayerCall,
-    Network,
-    Recording,
-    WeightMatrix,
-    open_image,
-    overlay,
-    weight_matrices,
-)
-from sparsight.networks.matrices import parameter_of, weight_of
-from sparsight.networks.preprocessing import to_unit
+from sparsight.errors import InputError
+from sparsight.networks import Network, WeightMatrix, overlay
 from sparsight.storage import library_versions
-from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
+from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity, allocate, network_rule
 from sparsight.traces.augment import Augmentation
-from sparsight.traces.moments import Moment, moment_for
-from sparsight.traces.result import LayerTrace, Trace
-from sparsight.traces.solvers import SOLVERS, Moments
+from sparsight.traces.compensate import (
+    compensate,
+    keep_by_layer,
+    keep_over_network,
+)
+from sparsight.traces.independent import record, solve_layers
+from sparsight.traces.observe import Observed, Sampling, observe
+from sparsight.traces.plan import Plan, make_plan
+from sparsight.traces.result import LayerTrace, Trace, divergence
+from sparsight.traces.solvers import SOLVERS
+from sparsight.traces.solvers.patterns import Pattern, parse_pattern
+from sparsight.traces.views import describe_views, make_views
 
-__all__ = ["trace"]
+__all__ = ["COMPENSATED", "check_solver", "trace"]
+
+COMPENSATED = "compensated"
+"""The solver that works front to back, see :mod:`sparsight.traces.compensate`."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done, and steps in all."""
 
-_CHOICE = 64  # weights among which a mask decision should at least choose
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
-
-
-@dataclass
-class _Plan:
-    """What one pass of the sample itself tells: order, sharing and size of the layers.
-
-    Attributes
-    ----------
-    order
-        Weight matrices in the order of first use.
-    unused
-        Matrices that the forward pass never touched.
-    leader
-        For each layer, the first layer that gets exactly the same inputs.
-    largest
-        Bytes of the largest layer input or output for one image.
-    logits
-        The dense answer to the sample.
-    """
-
-    order: list[WeightMatrix] = field(default_factory=list)
-    unused: list[WeightMatrix] = field(default_factory=list)
-    leader: dict[str, str] = field(default_factory=dict)
-    largest: int = 1
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-def _plan(network: Network, x: Tensor) -> _Plan:
-    matrices = weight_matrices(network.model)
-    plan = _Plan()
-    inputs: dict[str, list[tuple[int, Any]]] = {}
-    alive: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
-    found: dict[str, WeightMatrix] = {}
-    tokens = count()
-
-    def see(call: LayerCall) -> None:
-        known = alive.get(id(call.input))
-        if known is None or known[0]() is not call.input or known[1] != call.input._version:
-            known = (weakref.ref(call.input), call.input._version, next(tokens))
-            alive[id(call.input)] = known
-        name = call.matrix.name
-        found.setdefault(name, call.matrix)
-        inputs.setdefault(name, []).append((known[2], call.geometry))
-        size = max(t.numel() * t.element_size() for t in (call.input, call.output))
-        plan.largest = max(plan.largest, size)
-
-    with Recording(network.model, matrices, see):
-        plan.logits = network.logits(x)[0]
-    plan.order = list(found.values())
-    plan.unused = [m for m in matrices if m.name not in found]
-    leaders: dict[Any, str] = {}
-    for matrix in plan.order:
-        key = (tuple(inputs[matrix.name]), matrix.groups)
-        plan.leader[matrix.name] = leaders.setdefault(key, matrix.name)
-    return plan
-
-
-def _views(
-    network: Network,
-    image: Image.Image | str | Path | Tensor,
-    x: Tensor,
-    augmentations: int | Augmentation | Tensor,
-    seed: int,
-) -> Tensor:
-    if isinstance(augmentations, Tensor):
-        if augmentations.ndim != 4 or augmentations.shape[1:] != x.shape[1:]:
-            raise InputError(
-                f"augmentations must have shape (N, {', '.join(map(str, x.shape[1:]))}), "
-                f"not {tuple(augmentations.shape)}"
-            )
-        if not len(augmentations) or not torch.isfinite(augmentations).all():
-            raise InputError("augmentations are empty or hold NaN or infinite values")
-        return augmentations.to(x.device, x.dtype)
-    if isinstance(augmentations, int):
-        augmentations = Augmentation(count=augmentations)
-    preprocessing = network.preprocessing
-    if isinstance(image, str | Path):
-        image = open_image(image)
-    if isinstance(image, Image.Image):
-        unit = to_unit(image, preprocessing.channels).to(x.device)
-    else:
-        unit = preprocessing.denormalize(x[0].float())
-    views = augmentations(unit, preprocessing.size, seed=seed)
-    return preprocessing.normalize(views).to(x.dtype)
-
-
-def _record(
-    network: Network,
-    views: Tensor,
-    matrices: list[WeightMatrix],
-    plan: _Plan,
-    chunk: int,
-    progress: Progress | None,
-) -> tuple[dict[str, Moment], dict[str, Tensor]]:
-    """Second moments by leading layer, and squared outputs by layer."""
-    moments: dict[str, Moment] = {}
-    outputs: dict[str, Tensor] = {}
-    leaders = {plan.leader[matrix.name] for matrix in matrices}
-    recorded = [m for m in plan.order if m in matrices or m.name in leaders]
-
-    def add(call: LayerCall) -> None:
-        name = call.matrix.name
-        squared = call.squared_output()
-        outputs[name] = outputs[name] + squared if name in outputs else squared
-        if name in leaders:
-            if name not in moments:
-                moments[name] = moment_for(call, len(views))
-            moments[name].add(call)
-
-    if not matrices:
-        return moments, outputs
-
-    with torch.no_grad(), Recording(network.model, recorded, add):
-        for start in range(0, len(views), chunk):
-            if progress is not None:
-                progress("recording", start, len(views))
-            part = views[start : start + chunk]
-            network(part.contiguous(memory_format=torch.channels_last))
-    return moments, outputs
-
-
-def _block(matrix: WeightMatrix) -> int:
-    """Columns that share a mask decision: one input channel, or enough for a choice to exist."""
-    return max(matrix.block, -(-_CHOICE // matrix.rows)) if matrix.block == 1 else matrix.block
-
-
-def _solve(
-    network: Network,
-    matrix: WeightMatrix,
-    sparsity: float,
-    moment: Moments,
-    output: Tensor,
-    settings: tuple[str, float],
-) -> tuple[Tensor, LayerTrace]:
-    """Solve one layer: its sparse matrix and what became of it."""
-    solver, damping = settings
-    block = _block(matrix)
-    size = matrix.rows * min(block, matrix.columns)
-    spared = round(sparsity * size) == size
-    weight = weight_of(network.model, matrix)
-    weight = weight if weight.dtype == torch.float64 else weight.float()
-    try:
-        solution = SOLVERS[solver](
-            weight, moment, (size - 1) / size if spared else sparsity, block, damping
-        )
-    except NumericalError as error:
-        raise NumericalError(f"layer {matrix.name!r}: {error}") from error
-    zeros = float((solution.weight == 0).double().mean())
-    total = float(output)
-    relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
-    notes = [f"one weight kept of each {size}"] if spared else []
-    notes += [solution.note] if solution.note else []
-    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, "; ".join(notes))
-    return solution.weight, row
+_SCORED = 16  # images whose gradients say which weights matter
+_LIVELY = 0.1  # of the dense answers' spread over views: below this a trace is a constant
+_HELD_OUT = 8  # views that are answered but not fitted on, if there are four times as many
 
 
 def trace(
@@ -208,9 +55,12 @@ def trace(
     *,
     sparsity: Sparsity = DEFAULT_SPARSITY,
     augmentations: int | Augmentation | Tensor = 64,
-    solver: str = "sparsegpt",
+    solver: str = COMPENSATED,
     seed: int = 0,
     damping: float = 0.01,
+    focus: float = 0.5,
+    positions: int = 1024,
+    pattern: str = "weight",
     stem: bool = False,
     chunk: int | None = None,
     progress: Progress | None = None,
@@ -225,21 +75,34 @@ def trace(
         A path or PIL image (augmented at full resolution), or a normalised tensor
         ``(1, C, H, W)`` of the network's input size.
     sparsity
-        Share of weights to prune: for all layers, per block, as a ramp or a published set; see
-        :func:`sparsight.traces.allocate`. A layer with 0 stays as it is.
+        ``auto``: the largest share of the network's weights at which the answer to the sample
+        stays within 0.05 nats (KL divergence) of the dense one; ``auto:NATS`` for another bound.
+        ``network:RATIO``: this share of the network's weights. Otherwise shares layer by layer;
+        see :func:`sparsight.traces.allocate`. A layer with 0 stays as it is.
     augmentations
         How many views, an :class:`Augmentation`, or the normalised views ``(N, C, H, W)``.
     solver
-        Name in :data:`sparsight.traces.SOLVERS`.
+        ``compensated`` prunes front to back, each layer making up for those before it
+        (:mod:`sparsight.traces.compensate`). Or a name in :data:`sparsight.traces.SOLVERS`:
+        every layer by itself, on dense inputs, as published.
     seed
-        Of the augmentation.
+        Of the augmentation, and of what ``compensated`` and ``network:RATIO`` draw.
     damping
-        Added to the diagonal of each second moment, relative to its mean.
+        Pull towards the dense weights, relative to the mean squared input of a layer.
+    focus
+        Share of the weight on the sample itself, the rest on its views, in [0, 1]; of
+        ``compensated`` and ``network:RATIO``.
+    positions
+        Positions per layer that ``compensated`` fits on.
+    pattern
+        What is pruned as a whole: single weights (``weight``), the taps of one input channel in one
+        filter (``kernel``), whole input channels (``input``), or all but N in every M consecutive
+        inputs (``2:4``), which fixes the sparsity. Of ``compensated``.
     stem
         Whether to prune the first layer too. Biases and normalisation are never changed.
     chunk
-        Views per forward pass; chosen from the network's size by default. Results differ in
-        the last bits between chunk sizes.
+        Images per forward pass of the dense network; chosen from the network's size by default.
+        Results differ in the last bits between chunk sizes.
     progress
         Called as ``progress(stage, done, total)``.
 
@@ -254,7 +117,7 @@ def trace(
     NetworkError
         Network in training mode.
     UnsupportedError
-        A layer whose weights are computed on the fly.
+        A layer whose weights are computed on the fly; an answer without a gradient.
     NumericalError
         NaN in the network's answer, or a layer that cannot be solved (named).
 
@@ -262,77 +125,220 @@ def trace(
     --------
     >>> import torch, sparsight
     >>> network = sparsight.load("embedded")
-    >>> found = sparsight.trace(network, torch.randn(1, 3, 64, 64), augmentations=8)
-    >>> found.layers[-1].sparsity
-    0.5
+    >>> x = torch.randn(1, 3, 64, 64)
+    >>> found = sparsight.trace(network, x, sparsity="network:0.9", augmentations=8)
+    >>> round(found.sparsity, 1), found.agrees
+    (0.9, True)
     """
-    if solver not in SOLVERS:
-        raise InputError(f"unknown solver {solver!r}: choose from {', '.join(SOLVERS)}")
+    rule = check_solver(solver, sparsity, pattern)
     if not 0 < damping < float("inf"):
         raise InputError(f"damping {damping} must be positive")
+    if not 0 <= focus <= 1:
+        raise InputError(f"focus {focus} is out of range: it must lie in [0, 1]")
+    if positions < 1:
+        raise InputError(f"{positions} positions: at least one per layer is needed")
     network.require_eval()
     clock = _Clock()
     x = network.prepare(image)
-    plan = _plan(network, x)
+    plan = make_plan(network, x)
     clock.lap("sample")
-    views = _views(network, image, x, augmentations, seed)
+    views = make_views(network, image, x, augmentations, seed)
     clock.lap("augment")
-
     candidates = plan.order if stem else plan.order[1:]
-    ratios = allocate(sparsity, candidates)
-    chosen = [matrix for matrix in candidates if ratios[matrix.name] > 0]
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(views), budget // plan.largest))
-    moments, outputs = _record(network, views, chosen, plan, chunk, progress)
-    clock.lap("record")
-
-    tensors: dict[str, Tensor] = {}
-    rows = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
-    rows |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
-    rows |= {m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused}
-    with torch.no_grad():
-        done = 0
-        for leader in list(moments):
-            moment = moments.pop(leader).result()
-            for matrix in (m for m in chosen if plan.leader[m.name] == leader):
-                if progress is not None:
-                    progress("solving", done, len(chosen))
-                done += 1
-                solved, rows[matrix.name] = _solve(
-                    network, matrix, ratios[matrix.name], moment, outputs[matrix.name],
-                    (solver, damping),
-                )  # fmt: skip
-                if matrix.parameter not in tensors:
-                    tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
-                matrix.write(tensors[matrix.parameter], solved)
-        clock.lap("solve")
-        with overlay(network.model, tensors):
-            traced = network.logits(x)[0]
+    run = _Run(network, plan, candidates, x, views, chunk, damping, progress, clock)
+    sampling = Sampling(
+        fitted=1 + len(views) - min(_HELD_OUT, len(views) // 4),
+        scored=min(_SCORED, 1 + len(views)),
+        positions=positions,
+        focus=focus,
+        seed=seed,
+    )
+    if solver == COMPENSATED:
+        tensors, rows, outcome = _front_to_back(
+            run, sparsity, rule, sampling, parse_pattern(pattern)
+        )
+    else:
+        tensors, rows, outcome = _layer_by_layer(run, sparsity, rule, sampling, solver)
+    with overlay(network.model, tensors):
+        traced = network.logits(x)[0]
     clock.lap("check")
+    layers = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
+    layers |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
+    layers |= {
+        m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused
+    }
     settings = {
         "network": network.spec,
         "sparsity": dict(sparsity) if isinstance(sparsity, dict) else sparsity,
         "solver": solver,
-        "augmentations": _describe(augmentations),
+        "augmentations": describe_views(augmentations),
         "seed": seed,
         "damping": damping,
+        "focus": focus,
+        "positions": positions,
+        "pattern": pattern,
         "stem": stem,
         "chunk": chunk,
         "device": str(x.device),
     }
     return Trace(
-        tensors, tuple(rows.values()), plan.logits.float().cpu(), traced.float().cpu(), settings,
-        library_versions(), clock.laps,
+        tensors, tuple((layers | rows).values()), plan.logits.float().cpu(), traced.float().cpu(),
+        settings | outcome, library_versions(), clock.laps,
     )  # fmt: skip
 
 
-def _describe(augmentations: int | Augmentation | Tensor) -> dict[str, Any]:
-    if isinstance(augmentations, Tensor):
-        return {"given": len(augmentations)}
-    if isinstance(augmentations, int):
-        augmentations = Augmentation(count=augmentations)
-    return augmentations.describe()
+def check_solver(solver: str, sparsity: Sparsity, pattern: str = "weight") -> Rule | None:
+    """Refuse a solver that does not exist or cannot work to a sparsity; read the sparsity.
+
+    Returns
+    -------
+    Rule or None
+        ``None`` for a sparsity that is given layer by layer.
+
+    Raises
+    ------
+    InputError
+        Unknown solver or pattern, or a rule or pattern that the solver cannot follow.
+    """
+    names = (COMPENSATED, *SOLVERS)
+    if solver not in names:
+        raise InputError(f"unknown solver {solver!r}: choose from {', '.join(names)}")
+    rule = network_rule(sparsity)
+    if rule is not None and len(rule.levels) > 1 and solver != COMPENSATED:
+        raise InputError(
+            f"sparsity {sparsity!r} needs the solver {COMPENSATED!r}: for {solver!r} give a "
+            "share, such as 0.5 or network:0.5"
+        )
+    if parse_pattern(pattern).kind != "weight" and solver != COMPENSATED:
+        raise InputError(f"pattern {pattern!r} needs the solver {COMPENSATED!r}, not {solver!r}")
+    return rule
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What both ways of pruning work on."""
+
+    network: Network
+    plan: Plan
+    candidates: list[WeightMatrix]
+    x: Tensor
+    views: Tensor
+    chunk: int
+    damping: float
+    progress: Progress | None
+    clock: _Clock
+
+
+_Found = tuple[dict[str, Tensor], dict[str, LayerTrace], dict[str, Any]]
+"""Pruned tensors, what became of the layers, and what else is to be told."""
+
+
+def _front_to_back(
+    run: _Run, sparsity: Sparsity, rule: Rule | None, sampling: Sampling, pattern: Pattern
+) -> _Found:
+    network, images = run.network, torch.cat([run.x, run.views])
+    ratios = {} if rule else allocate(sparsity, run.candidates)
+    chosen = [m for m in run.candidates if rule or ratios[m.name] > 0]
+    observed = observe(network, images, chosen, run.plan.shapes, sampling, run.chunk, run.progress)
+    run.clock.lap("observe")
+    for level, keep in _masks(run, observed, chosen, rule or ratios, pattern):
+        found = compensate(
+            network, images, chosen, run.plan.shapes, observed, keep, run.damping, run.progress
+        )
+        lost = float(divergence(observed.logits[0], found.logits[0]))
+        unseen = _unseen(observed.logits, found.logits, sampling.fitted)
+        within = not rule or _within(rule.tolerance, lost, unseen)
+        outcome: dict[str, Any] = {"held_out": unseen}
+        if rule:
+            outcome |= {"level": level, "within": within}
+        if within:
+            break
+    run.clock.lap("solve")
+    rows = {}
+    for matrix in (m for m in chosen if m.name in found.solutions):
+        solution = found.solutions[matrix.name]
+        rows[matrix.name] = LayerTrace.of(
+            matrix,
+            ratios.get(matrix.name, float((~keep[matrix.name]).double().mean())),
+            float((solution.weight == 0).double().mean()),
+            solution.lost**0.5,
+            solution.damping,
+            solution.note,
+        )
+    return found.tensors, rows, outcome
+
+
+def _masks(
+    run: _Run,
+    observed: Observed,
+    chosen: list[WeightMatrix],
+    asked: Rule | Mapping[str, float],
+    pattern: Pattern,
+) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
+    """Say what to keep, from the sparsest choice on; with the share of the network pruned."""
+    network = run.network
+    if not isinstance(asked, Rule):
+        yield None, keep_by_layer(network, observed, chosen, asked, pattern)
+    elif pattern.run:
+        fixed = dict.fromkeys((matrix.name for matrix in chosen), None)
+        yield pattern.sparsity, keep_by_layer(network, observed, chosen, fixed, pattern)
+    else:
+        for level in asked.levels:
+            keep = keep_over_network(network, observed, chosen, level)
+            if pattern.kind != "weight":
+                shares = {name: float((~mask).double().mean()) for name, mask in keep.items()}
+                keep = keep_by_layer(network, observed, chosen, shares, pattern)
+            yield level, keep
+
+
+def _unseen(dense: Tensor, traced: Tensor, fitted: int) -> dict[str, float]:
+    """Compare answers to views that nothing was fitted on; to all views if there are none.
+
+    A trace that gives the sample's answer to everything agrees on the sample and explains
+    nothing, so it is told too how far answers to views are from the answer to the sample.
+    """
+    start = fitted if fitted < len(dense) else 1
+    before, after = dense[start:], traced[start:]
+    return {
+        "views": len(dense) - fitted,
+        "agree": float((before.argmax(1) == after.argmax(1)).double().mean()),
+        "kl": float(divergence(before, after).mean()),
+        "dense_spread": float(divergence(before, dense[:1].expand_as(before)).mean()),
+        "traced_spread": float(divergence(after, traced[:1].expand_as(after)).mean()),
+    }
+
+
+def _within(tolerance: float, lost: float, unseen: Mapping[str, float]) -> bool:
+    """Whether a trace answers the sample as it should, and other views otherwise where they are."""
+    constant = unseen["traced_spread"] < _LIVELY * unseen["dense_spread"]
+    return lost <= tolerance and (not constant or unseen["dense_spread"] <= tolerance)
+
+
+def _layer_by_layer(
+    run: _Run, sparsity: Sparsity, rule: Rule | None, sampling: Sampling, solver: str
+) -> _Found:
+    network, plan = run.network, run.plan
+    if rule:
+        few = Sampling(sampling.fitted, sampling.scored, 0, sampling.focus, sampling.seed)
+        images = torch.cat([run.x, run.views])[: few.scored]
+        observed = observe(network, images, run.candidates, plan.shapes, few, run.chunk)
+        keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
+        ratios = {name: float((~mask).double().mean()) for name, mask in keep.items()}
+        run.clock.lap("observe")
+    else:
+        ratios = allocate(sparsity, run.candidates)
+    chosen = [matrix for matrix in run.candidates if ratios[matrix.name] > 0]
+    recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
+    run.clock.lap("record")
+    with torch.no_grad():
+        tensors, rows = solve_layers(
+            network, chosen, ratios, recorded, plan, (solver, run.damping), run.progress
+        )
+    run.clock.lap("solve")
+    return tensors, rows, {}
 
 
 class _Clock:

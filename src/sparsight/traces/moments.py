@@ -63,20 +63,6 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _output_size(geometry: ConvGeometry, size: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(
-        (length + sum(pads) - d * (k - 1) - 1) // s + 1
-        for length, pads, k, d, s in zip(
-            size,
-            geometry.padding,
-            geometry.kernel,
-            geometry.dilation,
-            geometry.stride,
-            strict=True,
-        )
-    )
-
-
 class Moment(ABC):
     """Sum of ``X X^T`` over all positions seen so far.
 
@@ -177,7 +163,7 @@ def _positions_first(call: LayerCall) -> Tensor:
 
 def _unfold_channels_last(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """Unfold ``(N, C, H, W)`` to ``(N * positions, C * taps)``, channel-major, by slicing."""
-    height, width = _output_size(geometry, x.shape[2:])
+    height, width = geometry.output_size(x.shape[2:])
     (top, bottom), (left, right) = geometry.padding
     x = F.pad(x, (left, right, top, bottom)).movedim(1, -1)
     (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.stride, geometry.dilation
@@ -209,7 +195,7 @@ class ShiftMoment(Moment):
     def __init__(self, geometry: ConvGeometry, size: tuple[int, int]) -> None:
         self.geometry = geometry
         self.size = size
-        self.output = _output_size(geometry, size)
+        self.output = geometry.output_size(size)
         self.reach = tuple(
             (k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True)
         )

@@ -22,7 +22,7 @@ from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 from sparsight.traces.packing import pack_all, unpack_all
 
-__all__ = ["LayerTrace", "Trace"]
+__all__ = ["LayerTrace", "Trace", "divergence"]
 
 _SCHEMA = 2
 _MANIFEST = "trace.json"
@@ -32,6 +32,20 @@ _DAMAGE = (
     *(SafetensorError, OSError, zlib.error, KeyError, TypeError, ValueError, RuntimeError),
     *(AttributeError, OverflowError, MemoryError),
 )
+
+
+def divergence(dense: Tensor, traced: Tensor) -> Tensor:
+    """KL divergence of traced from dense answers in nats, from logits ``(..., classes)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits = torch.tensor([0.0, 1.0])
+    >>> float(divergence(logits, logits + 3))
+    0.0
+    """
+    before, after = dense.double().log_softmax(-1), traced.double().log_softmax(-1)
+    return (before.exp() * (before - after)).sum(-1).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -176,8 +190,7 @@ class Trace:
     @property
     def kl(self) -> float:
         """KL divergence of the traced from the dense prediction, in nats."""
-        dense, traced = (logits.log_softmax(-1) for logits in self._logits())
-        return max(0.0, float((dense.exp() * (dense - traced)).sum()))
+        return float(divergence(*self._logits()))
 
     def _logits(self) -> tuple[Tensor, Tensor]:
         return self.dense_logits.double(), self.traced_logits.double()

@@ -121,7 +121,9 @@ def _by_magnitude(weight: Tensor, counts: Tensor) -> Tensor:
     return torch.zeros_like(chosen).scatter_(1, order, chosen).reshape(weight.shape)
 
 
-def least_squares(weight: Tensor, moment: Moments, keep: Tensor, ridge: Tensor) -> Tensor:
+def least_squares(
+    weight: Tensor, moment: Moments, keep: Tensor, ridge: Tensor, through: Tensor | None = None
+) -> Tensor:
     """Best weights of every row on its own support, in float64.
 
     Rows with supports of like size are solved together, padded to the largest of them.
@@ -134,6 +136,10 @@ def least_squares(weight: Tensor, moment: Moments, keep: Tensor, ridge: Tensor) 
         Second moments, or the samples behind them.
     ridge
         Absolute damping, ``(groups,)``.
+    through
+        What the kept weights leave of the target, times the inputs: ``(groups, rows, columns)``,
+        or ``(groups, rows, rank)`` in terms of the samples. By default the target is what the
+        dense weights answer on these inputs, so that pruned weights are all that is left.
 
     Examples
     --------
@@ -144,14 +150,16 @@ def least_squares(weight: Tensor, moment: Moments, keep: Tensor, ridge: Tensor) 
     tensor([[[1.5000, 0.0000]]], dtype=torch.float64)
     """
     groups, rows, columns = weight.shape
-    dense = weight.double()
-    lost = dense * ~keep
-    through = lost @ moment.z.double() if isinstance(moment, LowRank) else times(lost, moment)
+    if through is None:
+        lost = weight.double() * ~keep
+        through = lost @ moment.z.double() if isinstance(moment, LowRank) else times(lost, moment)
     through = through.reshape(groups * rows, -1)
     kept = keep.reshape(-1, columns)
-    out = dense.masked_fill(~keep, 0).reshape(-1, columns)
+    out = weight.double().masked_fill(~keep, 0).reshape(-1, columns)
     group = torch.arange(groups, device=weight.device).repeat_interleave(rows)
     sizes, order = kept.sum(1).sort(descending=True)
+    column = kept.nonzero()[:, 1]  # of each row's kept weights, row after row
+    first = kept.sum(1).cumsum(0) - kept.sum(1)
     widths = sizes.tolist()
     start = 0
     while start < len(widths) and widths[start]:
@@ -160,9 +168,11 @@ def least_squares(weight: Tensor, moment: Moments, keep: Tensor, ridge: Tensor) 
         stop = start + max(1, _BYTES // (32 * width * max(1, other)))
         stop = min(stop, int((sizes >= _ALIKE * width).sum()))
         here = order[start:stop]
-        index = kept[here].byte().argsort(dim=1, descending=True, stable=True)[:, :width]
-        used = kept[here].gather(1, index)
-        change = _solve(moment, group[here], index, used, through[here], ridge.double())
+        slot = torch.arange(width, device=column.device)
+        used = slot < sizes[start:stop, None]
+        index = column[(first[here][:, None] + slot).clamp_max(len(column) - 1)]
+        index = torch.where(used, index, 0)
+        change = _solve(moment, group[here], index, used, through[here].double(), ridge.double())
         out[here] = out[here].scatter_add(1, index, change * used)
         start = stop
     return out.reshape(weight.shape)

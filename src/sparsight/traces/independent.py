@@ -1,0 +1,138 @@
+"""Prune every layer by itself, as published: dense inputs, dense targets.
+
+One pass of the dense network over the views accumulates the second moment of each layer's input;
+then each layer is one sparse regression, whatever becomes of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sparsight.errors import NumericalError
+from sparsight.networks import LayerCall, Network, Recording, WeightMatrix
+from sparsight.networks.matrices import parameter_of, weight_of
+from sparsight.traces.moments import Moment, moment_for
+from sparsight.traces.plan import Plan
+from sparsight.traces.result import LayerTrace
+from sparsight.traces.solvers import SOLVERS, Moments
+
+__all__ = ["record", "solve_layers"]
+
+Progress = Callable[[str, int, int], None]
+
+_CHOICE = 64  # weights among which a mask decision should at least choose
+
+
+def record(
+    network: Network,
+    views: Tensor,
+    matrices: Sequence[WeightMatrix],
+    plan: Plan,
+    chunk: int,
+    progress: Progress | None,
+) -> tuple[dict[str, Moment], dict[str, Tensor]]:
+    """Return second moments by leading layer, and squared outputs by layer."""
+    moments: dict[str, Moment] = {}
+    outputs: dict[str, Tensor] = {}
+    leaders = {plan.leader[matrix.name] for matrix in matrices}
+    recorded = [m for m in plan.order if m in matrices or m.name in leaders]
+
+    def add(call: LayerCall) -> None:
+        name = call.matrix.name
+        squared = call.squared_output()
+        outputs[name] = outputs[name] + squared if name in outputs else squared
+        if name in leaders:
+            if name not in moments:
+                moments[name] = moment_for(call, len(views))
+            moments[name].add(call)
+
+    if not matrices:
+        return moments, outputs
+
+    with torch.no_grad(), Recording(network.model, recorded, add):
+        for start in range(0, len(views), chunk):
+            if progress is not None:
+                progress("recording", start, len(views))
+            part = views[start : start + chunk]
+            network(part.contiguous(memory_format=torch.channels_last))
+    return moments, outputs
+
+
+def _block(matrix: WeightMatrix) -> int:
+    """Columns that share a mask decision: one input channel, or enough for a choice to exist."""
+    return max(matrix.block, -(-_CHOICE // matrix.rows)) if matrix.block == 1 else matrix.block
+
+
+def _solve(
+    network: Network,
+    matrix: WeightMatrix,
+    sparsity: float,
+    moment: Moments,
+    output: Tensor,
+    settings: tuple[str, float],
+) -> tuple[Tensor, LayerTrace]:
+    """Solve one layer: its sparse matrix and what became of it."""
+    solver, damping = settings
+    block = _block(matrix)
+    size = matrix.rows * min(block, matrix.columns)
+    spared = round(sparsity * size) == size
+    weight = weight_of(network.model, matrix)
+    weight = weight if weight.dtype == torch.float64 else weight.float()
+    try:
+        solution = SOLVERS[solver](
+            weight, moment, (size - 1) / size if spared else sparsity, block, damping
+        )
+    except NumericalError as error:
+        raise NumericalError(f"layer {matrix.name!r}: {error}") from error
+    zeros = float((solution.weight == 0).double().mean())
+    total = float(output)
+    relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
+    notes = [f"one weight kept of each {size}"] if spared else []
+    notes += [solution.note] if solution.note else []
+    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, "; ".join(notes))
+    return solution.weight, row
+
+
+def solve_layers(
+    network: Network,
+    matrices: Sequence[WeightMatrix],
+    ratios: Mapping[str, float],
+    recorded: tuple[dict[str, Moment], dict[str, Tensor]],
+    plan: Plan,
+    settings: tuple[str, float],
+    progress: Progress | None,
+) -> tuple[dict[str, Tensor], dict[str, LayerTrace]]:
+    """Solve the layers one after another; moments are let go as soon as they are used.
+
+    Parameters
+    ----------
+    network, matrices, plan
+        What to solve.
+    ratios
+        Sparsity by layer.
+    recorded
+        What :func:`record` returned; emptied.
+    settings
+        Name of the solver, and damping.
+    progress
+        Called as ``progress(stage, done, total)``.
+    """
+    moments, outputs = recorded
+    tensors: dict[str, Tensor] = {}
+    rows: dict[str, LayerTrace] = {}
+    for leader in list(moments):
+        moment = moments.pop(leader).result()
+        for matrix in (m for m in matrices if plan.leader[m.name] == leader):
+            if progress is not None:
+                progress("solving", len(rows), len(matrices))
+            name = matrix.name
+            solved, rows[name] = _solve(
+                network, matrix, ratios[name], moment, outputs[name], settings
+            )
+            if matrix.parameter not in tensors:
+                tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
+            matrix.write(tensors[matrix.parameter], solved)
+    return tensors, rows
