@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sparsight.attribution import Attribution, attribute
     from sparsight.errors import SparsightError
     from sparsight.networks import Network, Preprocessing, load, overlay
-    from sparsight.traces import Augmentation, Trace, TraceDiff, compare, trace
+    from sparsight.traces import Augmentation, Trace, TraceDiff, compare, trace, trace_many
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ _HOMES = {
     "load": "sparsight.networks",
     "overlay": "sparsight.networks",
     "trace": "sparsight.traces",
+    "trace_many": "sparsight.traces",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "overlay",
     "trace",
+    "trace_many",
 ]
 
 

@@ -4,6 +4,7 @@ from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.compare import LayerDiff, TraceDiff, compare
 from sparsight.traces.engine import COMPENSATED, trace
+from sparsight.traces.many import TraceOptions, trace_many
 from sparsight.traces.overlap import Overlap
 from sparsight.traces.presets import PRESETS
 from sparsight.traces.result import LayerTrace, Trace
@@ -21,7 +22,9 @@ __all__ = [
     "Sparsity",
     "Trace",
     "TraceDiff",
+    "TraceOptions",
     "allocate",
     "compare",
     "trace",
+    "trace_many",
 ]
