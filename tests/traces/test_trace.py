@@ -10,7 +10,7 @@ from torch import nn
 
 from contracts import untouched
 from sparsight.errors import InputError, NetworkError, NumericalError, SparsightError
-from sparsight.networks import Network, Preprocessing, weight_matrices
+from sparsight.networks import Network, Preprocessing, load, weight_matrices
 from sparsight.networks.matrices import weight_of
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.traces import COMPENSATED, SOLVERS, Augmentation, Trace, trace
@@ -347,3 +347,12 @@ def test_settings_say_what_was_done() -> None:
     assert found.settings["augmentations"]["count"] == 2
     assert found.versions["torch"]
     assert "KL" in repr(found)
+
+
+def test_views_beyond_what_positions_can_tell_are_left_out() -> None:
+    network, x = load("embedded"), torch.randn(1, 3, 64, 64)
+    many = trace(network, x, augmentations=40, positions=64, sparsity="network:0.9")
+    assert many.settings["views_used"] == 16
+    assert many.settings["held_out"]["views"] == 4
+    few = trace(network, x, augmentations=12, positions=64, sparsity="network:0.9")
+    assert few.settings["views_used"] == 12

@@ -42,7 +42,9 @@ Progress = Callable[[str, int, int], None]
 
 _PER_CLASS = 4  # weights that each class keeps
 _MOVING = 512  # weights of a row that make up for the others
-_GATHERED = 40  # products that cost as much as gathering one number
+_GATHERED = 40  # products that take as long as fetching the samples of one input
+_GRAM = 0.62  # share of a Gram matrix that is computed
+_SPARSE = 16  # weights per weight that is not zero from which a sparse product is faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,18 +189,36 @@ def _solve(weight: Tensor, x: Tensor, y: Tensor, keep: Tensor, damping: float) -
     keep = keep & ~dead[:, None]
     kept = weight * keep
     moving = _largest_few(kept.square() * energy[:, None], keep)
-    left = y - x @ kept.mT
-    moment: Moments
-    if moving.sum() * _GATHERED < keep.shape[0] * keep.shape[2] ** 2:
-        moment, through = LowRank(x.mT.contiguous()), left.mT
+    z = x.mT.contiguous()
+    left = y.mT - _times(kept, z)
+    if _few(moving):
+        solved = least_squares(weight, LowRank(z), moving, ridge, left)
     else:
-        moment, through = torch.stack([gram(part) for part in x]), left.mT @ x
-    solved = least_squares(weight, moment, moving, ridge, through) + kept * ~moving
+        moment = torch.stack([gram(part) for part in x])
+        solved = least_squares(weight, moment, moving, ridge, left @ x)
+    solved = solved + kept * ~moving
     total = float(y.double().square().sum())
-    lost = float((y - x @ solved.to(x.dtype).mT).double().square().sum())
+    lost = float((left - _times(solved.to(x) - kept, z)).double().square().sum())
     return Solution(
         solved, lost / total if total > 0 else 0.0, float(ridge.mean()), notes(solved, dead)
     )
+
+
+def _few(moving: Tensor) -> bool:
+    """Whether systems are cheaper made from samples, row by row, than read from a Gram matrix."""
+    sizes = moving.sum(2).double()
+    from_samples = float(sizes.square().sum() + _GATHERED * sizes.sum())
+    read = float(sizes.square().sum()) / 2
+    return from_samples < _GRAM * moving.shape[0] * moving.shape[2] ** 2 + read
+
+
+def _times(weight: Tensor, z: Tensor) -> Tensor:
+    """Product of sparse weights and samples, ``(groups, rows, samples)``."""
+    few = int(weight.count_nonzero()) * _SPARSE < weight.numel()
+    if z.device.type == "cpu" and few:  # elsewhere sums would come in any order
+        pairs = zip(weight, z, strict=True)
+        return torch.stack([torch.sparse.mm(w.to_sparse(), part) for w, part in pairs])
+    return weight @ z
 
 
 def _largest_few(score: Tensor, keep: Tensor) -> Tensor:

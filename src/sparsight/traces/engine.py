@@ -7,7 +7,7 @@ these so that the network still answers the same. The result is kept apart from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -46,6 +46,7 @@ _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the
 _DEVICE_BYTES = 2 * 2**30
 _SCORED = 16  # images whose gradients say which weights matter
 _LIVELY = 0.1  # of the dense answers' spread over views: below this a trace is a constant
+_PER_VIEW = 8  # positions: at fewer of them another view adds work and memory but no insight
 _HELD_OUT = 8  # views that are answered but not fitted on, if there are four times as many
 
 
@@ -93,7 +94,8 @@ def trace(
         Share of the weight on the sample itself, the rest on its views, in [0, 1]; of
         ``compensated`` and ``network:RATIO``.
     positions
-        Positions per layer that ``compensated`` fits on.
+        Positions per layer that ``compensated`` fits on. It uses a view for every 8 of them, and 8
+        more to check the trace on: 136 at most by default.
     pattern
         What is pruned as a whole: single weights (``weight``), the taps of one input channel in one
         filter (``kernel``), whole input channels (``input``), or all but N in every M consecutive
@@ -149,18 +151,17 @@ def trace(
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(views), budget // plan.largest))
     run = _Run(network, plan, candidates, x, views, chunk, damping, progress, clock)
-    sampling = Sampling(
-        fitted=1 + len(views) - min(_HELD_OUT, len(views) // 4),
-        scored=min(_SCORED, 1 + len(views)),
-        positions=positions,
-        focus=focus,
-        seed=seed,
-    )
+    scored = min(_SCORED, 1 + len(views))
     if solver == COMPENSATED:
+        most = max(1, positions // _PER_VIEW) + _HELD_OUT
+        run = replace(run, views=views[:most])
+        fitted = 1 + len(run.views) - min(_HELD_OUT, len(run.views) // 4)
+        sampling = Sampling(fitted, scored, positions, focus, seed)
         tensors, rows, outcome = _front_to_back(
             run, sparsity, rule, sampling, parse_pattern(pattern)
         )
     else:
+        sampling = Sampling(scored, scored, 0, focus, seed)
         tensors, rows, outcome = _layer_by_layer(run, sparsity, rule, sampling, solver)
     with overlay(network.model, tensors):
         traced = network.logits(x)[0]
@@ -251,7 +252,7 @@ def _front_to_back(
         lost = float(divergence(observed.logits[0], found.logits[0]))
         unseen = _unseen(observed.logits, found.logits, sampling.fitted)
         within = not rule or _within(rule.tolerance, lost, unseen)
-        outcome: dict[str, Any] = {"held_out": unseen}
+        outcome: dict[str, Any] = {"views_used": len(run.views), "held_out": unseen}
         if rule:
             outcome |= {"level": level, "within": within}
         if within:
@@ -322,9 +323,8 @@ def _layer_by_layer(
 ) -> _Found:
     network, plan = run.network, run.plan
     if rule:
-        few = Sampling(sampling.fitted, sampling.scored, 0, sampling.focus, sampling.seed)
-        images = torch.cat([run.x, run.views])[: few.scored]
-        observed = observe(network, images, run.candidates, plan.shapes, few, run.chunk)
+        images = torch.cat([run.x, run.views])[: sampling.scored]
+        observed = observe(network, images, run.candidates, plan.shapes, sampling, run.chunk)
         keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
         ratios = {name: float((~mask).double().mean()) for name, mask in keep.items()}
         run.clock.lap("observe")

@@ -192,12 +192,12 @@ def _solve(
         system = moment.reshape(-1)[flat].double() * (used[:, :, None] & used[:, None, :])
         target = through.gather(1, index) * used
         return _positive(system, torch.where(used, damping, 1.0), target)
-    z = moment.z[group[:, None], index].double() * used[:, :, None]
+    z = moment.z[group[:, None], index] * used[:, :, None]
     if z.shape[2] < z.shape[1]:
-        inner = _positive(z.mT @ z, damping.expand(-1, z.shape[2]), through)
-        return (z @ inner[:, :, None])[:, :, 0]
-    target = (z @ through[:, :, None])[:, :, 0]
-    return _positive(z @ z.mT, torch.where(used, damping, 1.0), target)
+        inner = _positive((z.mT @ z).double(), damping.expand(-1, z.shape[2]), through)
+        return (z @ inner[:, :, None].to(z))[:, :, 0].double()
+    target = (z @ through[:, :, None].to(z))[:, :, 0].double()
+    return _positive((z @ z.mT).double(), torch.where(used, damping, 1.0), target)
 
 
 def _positive(system: Tensor, added: Tensor, target: Tensor) -> Tensor:
