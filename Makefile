@@ -7,8 +7,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS := benchmarks/results
+# Trained weights and a photograph where the data are; else random weights and noise.
+IMAGENET := ../shared/data/imagenet
+# glibc gives buffers of activations back to the system after each use, and gets them zeroed again.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetensors $(IMAGENET)/val/ILSVRC2012_val_00000347.JPEG)
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage agreement overlap bench-speed pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,14 +55,19 @@ errors: $(STAMP)  ## Write the index of error messages anew (docs/errors.md)
 coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over architectures
 	$(BIN)/python benchmarks/coverage.py
 
-agreement: $(STAMP)  ## Measure whether traces keep the answer, over sparsities
-	$(BIN)/python benchmarks/agreement.py
+curves: $(STAMP)  ## Measure what solvers leave of the answers, over sparsities
+	$(BIN)/python benchmarks/curves.py
+
+effects: $(STAMP)  ## Measure what the options of the default solver cost and save
+	$(BIN)/python benchmarks/effects.py
 
 overlap: $(STAMP)  ## Measure whether traces of like images look alike
 	$(BIN)/python benchmarks/overlap.py
 
 bench-speed: $(STAMP)  ## Measure how long a trace takes, against forward passes and the published steps
-	$(BIN)/sparsight bench speed --model torchvision:resnet50 --augmentations 64 --out $(RESULTS)/speed-resnet50.json
+	$(BIN)/sparsight bench speed $(TRAINED) --model torchvision:resnet50 --augmentations 64 --out $(RESULTS)/speed-resnet50.json
+	$(BIN)/sparsight bench speed $(TRAINED) --model torchvision:resnet50 --augmentations 1024 --repeats 1 --out $(RESULTS)/speed-resnet50-1024.json
+	$(KEEP_MEMORY) $(BIN)/sparsight bench speed $(TRAINED) --model torchvision:resnet50 --no-published --out $(RESULTS)/speed-resnet50-memory-kept.json
 	$(BIN)/python benchmarks/speed_table.py
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs

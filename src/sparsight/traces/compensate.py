@@ -30,7 +30,7 @@ from sparsight.traces.moments import gram
 from sparsight.traces.observe import Observed
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import inputs_at
-from sparsight.traces.solvers import LowRank, Moments, Solution
+from sparsight.traces.solvers import LowRank, Solution
 from sparsight.traces.solvers.factor import absolute_damping
 from sparsight.traces.solvers.magnitude import notes
 from sparsight.traces.solvers.patterns import Pattern, select

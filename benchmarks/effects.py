@@ -1,0 +1,98 @@
+"""What the approximations of the default solver cost and save, one option at a time.
+
+    python benchmarks/effects.py [--networks embedded resnet20] [--images 20]
+
+Every row changes one option of the default trace. Measured as in ``curves.py``, on other images
+than the defaults were chosen on. Rows are kept in ``benchmarks/results/effects.json`` as soon as
+they are measured; the table goes to ``docs/explanation/compensation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from curves import ROOT, cell, collect, dense_rows, measure, questions, summarise
+from sparsight.storage import library_versions
+from tables import write_table
+
+RESULT = ROOT / "benchmarks" / "results" / "effects.json"
+PAGE = ROOT / "docs" / "explanation" / "compensation.md"
+
+EVERY = 10**6  # more positions than there are
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "positions 256": {"positions": 256},
+    "positions 512": {"positions": 512},
+    "positions 4096": {"positions": 4096},
+    "every position": {"positions": EVERY},
+    "augmentations 8": {"augmentations": 8},
+    "augmentations 16": {"augmentations": 16},
+    "augmentations 32": {"augmentations": 32},
+    "augmentations 128": {"augmentations": 128},
+    "focus 0": {"focus": 0.0},
+    "focus 0.25": {"focus": 0.25},
+    "focus 0.75": {"focus": 0.75},
+    "focus 1": {"focus": 1.0},
+}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Render rows as Markdown."""
+    lines = [
+        "| network | option | images | answer kept | median KL, nats | kept on fresh views "
+        "| KL there, nats | sticker AUC | time, of the default |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    base = {r["network"]: r["medians"]["seconds"] for r in rows if r["solver"] == "default"}
+    for row in rows:
+        medians = row["medians"]
+        lines.append(
+            f"| `{row['network']}` | {row['solver']} | {row['images']} "
+            f"| {cell(row, 'kept', '.0%')} "
+            f"| {medians['kl']:.4f} | {cell(row, 'views_kept', '.0%')} "
+            f"| {cell(row, 'views_kl', '.2f')} | {cell(row, 'sticker_auc', '.1%')} "
+            f"| {medians['seconds'] / base[row['network']]:.2f} |"
+            if "kl" in medians
+            else f"| `{row['network']}` | {row['solver']} | {row['images']} | | | | "
+            f"| {cell(row, 'sticker_auc', '.1%')} | |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing, write results and table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=["embedded", "resnet20"])
+    parser.add_argument("--images", type=int, default=20)
+    arguments = parser.parse_args()
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    result = {"command": "make effects", "versions": library_versions(), "rows": [], **known}
+    done = {(row["network"], row["solver"]) for row in result["rows"]}
+
+    def keep(row: dict[str, Any]) -> None:
+        result["rows"].append(row)
+        temporary = RESULT.with_suffix(".part")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(RESULT)
+        print(row["network"], row["solver"], row["medians"], flush=True)
+
+    for name in arguments.networks:
+        found = questions(name, arguments.images)
+        if found is None:
+            print(f"{name}: no data beside the checkout")
+            continue
+        network, asked = found
+        if name == "embedded" and (name, "dense") not in done:
+            for title, values in dense_rows(network, asked).items():
+                keep(summarise(name, title, "none", {"sticker_auc": values}))
+        for title, options in VARIANTS.items():
+            if (name, title) not in done:
+                rows = [measure(network, q, options | {"seed": i}) for i, q in enumerate(asked)]
+                keep(summarise(name, title, "auto", collect(rows)))
+    write_table(PAGE, table(result["rows"]))
+
+
+if __name__ == "__main__":
+    main()
