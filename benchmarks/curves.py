@@ -61,7 +61,7 @@ AMOUNTS = {
     "embedded": Amount(LEVELS, 20, 100),
     "resnet20": Amount(LEVELS, 20, 200),
     "resnet56": Amount((), 0, 100),
-    "resnet50": Amount((0.5, 0.9, 0.98), 6, 60),
+    "resnet50": Amount((0.5, 0.9, 0.98), 3, 40),
 }
 
 
