@@ -6,7 +6,7 @@ python benchmarks/speed_table.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from sparsight.benchmarks import SpeedReport
@@ -18,13 +18,13 @@ PAGE = ROOT / "docs" / "explanation" / "speed.md"
 HEAD = "| | seconds | in forward passes | in traces | of which |\n|---|---:|---:|---:|---|"
 
 
-def reports() -> list[SpeedReport]:
-    """Read the committed reports, in the order of their names."""
-    return [SpeedReport.load(file) for file in sorted(RESULTS.glob("speed-*.json"))]
+def reports() -> dict[str, SpeedReport]:
+    """Read the committed reports by the names of their files."""
+    return {file.name: SpeedReport.load(file) for file in sorted(RESULTS.glob("speed-*.json"))}
 
 
-def block(report: SpeedReport) -> str:
-    """Render one report as Markdown."""
+def block(name: str, report: SpeedReport) -> str:
+    """Render one report, from the file ``name``, as Markdown."""
     machine = report.machine
     device = "" if machine["device"] == "cpu" else f"{machine['device']} and "
     facts = [
@@ -37,19 +37,19 @@ def block(report: SpeedReport) -> str:
     layers = ", ".join(f"{count} layers by {name}" for name, count in report.layers.items())
     medians, parts = report.medians, report.stage_medians
     rows = []
-    for name, spent in medians.items():
-        stages = ", ".join(f"{stage} {part:.3g}" for stage, part in parts.get(name, {}).items())
+    for subject, spent in medians.items():
+        stages = ", ".join(f"{stage} {part:.3g}" for stage, part in parts.get(subject, {}).items())
         bases = (medians.get(base) for base in ("forward", "trace"))
         ratios = " | ".join(f"{spent / base:.2f}" if base else "" for base in bases)
-        rows.append(f"| {name} | {spent:.3g} | {ratios} | {stages} |")
-    title = f"**{report.network}**: {'; '.join(facts)}. Pruned: {layers}."
+        rows.append(f"| {subject} | {spent:.3g} | {ratios} | {stages} |")
+    title = f"`{name}`, **{report.network}**: {'; '.join(facts)}. Pruned: {layers}."
     notes = [f"{note[0].upper()}{note[1:]}." for note in report.notes]
     return "\n\n".join([title, "\n".join([HEAD, *rows]), *notes])
 
 
-def table(found: Iterable[SpeedReport]) -> str:
+def table(found: Mapping[str, SpeedReport]) -> str:
     """Render all reports, or say that there are none."""
-    blocks = [block(report) for report in found]
+    blocks = [block(name, report) for name, report in found.items()]
     return "\n\n".join(blocks) or "No report is committed yet; `make bench-speed` makes one."
 
 
