@@ -45,7 +45,7 @@ class Subject:
         seed: int = 0,
         chunk: int | None = None,
     ) -> None:
-        self.view = _require_eval(shared_view(model))
+        self.view = require_eval(shared_view(model))
         self.x = _checked_image(image, model, self.view)
         self.seed = seed
         if chunk is not None and chunk < 1:
@@ -136,7 +136,8 @@ class Subject:
         return relative_gap(total, self.logit - baseline_score, scale)
 
 
-def _require_eval(view: nn.Module) -> nn.Module:
+def require_eval(view: nn.Module) -> nn.Module:
+    """Return the view, or refuse it if any of its modules is in training mode."""
     for name, module in view.named_modules():
         if module.training:
             shown = name.removeprefix("model").removeprefix(".") or "(root)"
