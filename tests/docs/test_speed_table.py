@@ -23,10 +23,9 @@ def test_a_report_as_markdown() -> None:
     assert table({}).startswith("No report is committed yet")
     title, rows, note = block("speed-net.json", REPORT).split("\n\n")
     assert title == (
-        "`speed-net.json`, **net**: weights untrained; 64 views of noise, 5 x 4 pixels; GPU and CPU "
-        "with 4 threads; "
-        "medians of 2; peak memory (process) 1.50 GiB. Pruned: 3 layers by trace, 2 layers by "
-        "published."
+        "`speed-net.json`, **net**: weights untrained; 64 views of noise, 5 x 4 pixels; GPU and "
+        "CPU with 4 threads; medians of 2; peak memory (process) 1.50 GiB. Pruned: 3 layers "
+        "by trace, 2 layers by published."
     )
     assert rows.splitlines()[2:] == [
         "| forward | 2 | 1.00 | 0.33 |  |",

@@ -15,6 +15,7 @@ from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
 from sparsight.cli.models import models
 from sparsight.cli.trace import trace
+from sparsight.cli.trojan import bench_trojan
 from sparsight.cli.words import TwoWords
 from sparsight.errors import SparsightError
 
@@ -39,6 +40,7 @@ app.command()(trace)
 app.command("trace diff")(trace_diff)
 app.command()(models)
 app.command("bench speed")(bench_speed)
+app.command("bench trojan")(bench_trojan)
 
 
 @app.callback(invoke_without_command=True)

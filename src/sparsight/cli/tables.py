@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsight.benchmarks import SpeedReport
+from sparsight.benchmarks.maps import Summary
 from sparsight.networks import Network
 from sparsight.networks.coverage import Coverage, UncoveredLayer
 from sparsight.reports.text import clean, percent, plain_number, seconds
@@ -20,6 +21,7 @@ from sparsight.traces import Overlap, Trace, TraceDiff
 __all__ = [
     "coverage_table",
     "describe_trace",
+    "maps_table",
     "sources_table",
     "speed_table",
     "trace_diff_table",
@@ -194,3 +196,24 @@ def speed_table(report: SpeedReport) -> Group:
     ]
     parts += [Text(f"! {clean(note)}", style="yellow") for note in report.notes]
     return Group(*parts)
+
+
+def maps_table(summary: Summary) -> Table:
+    """Lay one metric out: arms down, the mean over methods and what it took across."""
+    table = _table("", f"#{summary.metric} %", "#from dense", "#gap closed %", "#kept", "#s/image")
+    for arm, means in summary.means.items():
+        if arm == "blind":
+            continue
+        change = summary.differences.get(arm, {}).get("mean")
+        closed = summary.closed.get(arm)
+        table.add_row(
+            clean(arm),
+            means["mean"].percent(),
+            change.percent() if change else "",
+            closed.percent(0) if closed else "",
+            percent(summary.kept[arm]),
+            seconds(summary.seconds[arm]),
+        )
+    for name, estimate in summary.means.get("blind", {}).items():
+        table.add_row(name, estimate.percent(), "", "", "", "")
+    return table

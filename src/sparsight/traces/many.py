@@ -114,7 +114,7 @@ def trace_many(
     )
     for name, value in (("at_once", at_once), ("memory", memory)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value} must be at least 1")
+            raise InputError(f"{name} {value} is too small: give 1 or more")
     network.require_eval()
     return _stream(network, iter(images), at_once, memory, failed, options)
 

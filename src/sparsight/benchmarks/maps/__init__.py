@@ -1,0 +1,28 @@
+"""Judge maps where the reason for an answer is known: cases, arms, scores, summary."""
+
+from sparsight.benchmarks.maps.arms import ARMS, Arm, parse_arm
+from sparsight.benchmarks.maps.cases import Case, scene_cases
+from sparsight.benchmarks.maps.report import markdown, summaries, write_report
+from sparsight.benchmarks.maps.run import Row, Score, measure_maps, read_rows
+from sparsight.benchmarks.maps.score import LOCALISATION, score_by
+from sparsight.benchmarks.maps.summary import Estimate, Summary, summarise
+
+__all__ = [
+    "ARMS",
+    "LOCALISATION",
+    "Arm",
+    "Case",
+    "Estimate",
+    "Row",
+    "Score",
+    "Summary",
+    "markdown",
+    "measure_maps",
+    "parse_arm",
+    "read_rows",
+    "scene_cases",
+    "score_by",
+    "summaries",
+    "summarise",
+    "write_report",
+]

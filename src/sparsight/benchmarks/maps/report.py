@@ -1,0 +1,147 @@
+"""What a benchmark of maps leaves in its folder: summary, tables, plots."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sparsight.attribution.metrics import METRICS
+from sparsight.benchmarks.maps.run import Row
+from sparsight.benchmarks.maps.summary import Summary, summarise
+from sparsight.storage import library_versions
+
+__all__ = ["markdown", "summaries", "write_report"]
+
+_SUMMARY, _TABLES = "summary.json", "tables.md"
+
+
+def summaries(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, Summary]:
+    """Summarise every metric that rows have values of."""
+    return {name: summarise(rows, name, METRICS[name].best) for name in metrics}
+
+
+def markdown(summary: Summary) -> str:
+    """Render one metric as a table: methods down, arms across, intervals in brackets.
+
+    Maps that know no network have the same value in every column, so they are given once.
+    """
+    arms = [arm for arm in summary.means if arm != "blind"]
+    methods = list(summary.means[arms[0]])
+    lines = [
+        f"| {summary.metric}, % | {' | '.join(arms)} |",
+        f"|---|{'---:|' * len(arms)}",
+    ]
+    for method in methods:
+        cells = [summary.means[arm][method].percent() for arm in arms]
+        strong = "**" if method == "mean" else ""
+        lines.append(f"| {strong}{method}{strong} | {' | '.join(cells)} |")
+    closed = [summary.closed[a].percent(0) if a in summary.closed else "" for a in arms]
+    lines.append(f"| gap closed | {' | '.join(closed)} |")
+    lines.append(f"| seconds per image | {' | '.join(f'{summary.seconds[a]:.2g}' for a in arms)} |")
+    lines.append(f"| answer kept | {' | '.join(f'{summary.kept[a]:.0%}' for a in arms)} |")
+    lines.append(f"| pruned | {' | '.join(f'{summary.pruned[a]:.0%}' for a in arms)} |")
+    for name, estimate in summary.means.get("blind", {}).items():
+        lines.append(f"| {name} map | {estimate.percent()} |{' |' * (len(arms) - 1)}")
+    return "\n".join(lines)
+
+
+def write_report(
+    folder: Path, rows: Sequence[Row], metrics: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Summary]:
+    """Write ``summary.json``, ``tables.md``, ``arms.png`` and ``seconds.png``.
+
+    Parameters
+    ----------
+    folder
+        Where the rows are.
+    rows
+        All of them.
+    metrics
+        Names in :data:`sparsight.attribution.metrics.METRICS`.
+    facts
+        What was measured, in plain values.
+    """
+    found = summaries(rows, metrics)
+    content = {
+        **facts,
+        "versions": library_versions(),
+        "metrics": {name: asdict(summary) for name, summary in found.items()},
+    }
+    _write(folder / _SUMMARY, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    cases = next(iter(found.values())).cases
+    text = [f"{cases} cases; brackets: 95 % bootstrap intervals over cases."]
+    text += [markdown(summary) for summary in found.values()]
+    _write(folder / _TABLES, "\n\n".join(text) + "\n")
+    first = found[metrics[0]]
+    _plot_arms(folder / "arms.png", first)
+    _plot_seconds(folder / "seconds.png", first)
+    return found
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plot_arms(file: Path, summary: Summary) -> None:
+    """Draw each arm's value per method, with the maps that know no network as lines."""
+    arms = [arm for arm in summary.means if arm != "blind"]
+    methods = list(summary.means[arms[0]])
+    figure = _figure(1.5 + 0.9 * len(methods), 4)
+    axis = figure.subplots()
+    width = 0.8 / len(arms)
+    for i, arm in enumerate(arms):
+        shown = [summary.means[arm][m] for m in methods]
+        places = [j + (i - (len(arms) - 1) / 2) * width for j in range(len(methods))]
+        axis.bar(places, [100 * e.value for e in shown], width, label=arm)
+        spread = [
+            [100 * (e.value - e.low) for e in shown],
+            [100 * (e.high - e.value) for e in shown],
+        ]
+        axis.errorbar(
+            places, [100 * e.value for e in shown], spread, fmt="none", ecolor="0.3", lw=0.8
+        )
+    for style, (name, estimate) in zip((":", "--", "-."), summary.means["blind"].items()):  # noqa: B905
+        axis.axhline(100 * estimate.value, color="0.4", linestyle=style, lw=1, label=f"{name} map")
+    lowest = min(e.low for arm in arms for e in summary.means[arm].values())
+    axis.set_ylim(bottom=max(0, 100 * lowest - 5))
+    axis.set_xticks(
+        range(len(methods)), [m.replace("_", " ") for m in methods], rotation=30, ha="right"
+    )
+    axis.set_ylabel(f"{summary.metric}, %")
+    axis.legend(fontsize=7, ncols=2)
+    figure.savefig(file, dpi=110)
+
+
+def _plot_seconds(file: Path, summary: Summary) -> None:
+    """Draw the mean over methods against the seconds that an image takes."""
+    figure = _figure(6, 4)
+    axis = figure.subplots()
+    for arm, means in summary.means.items():
+        if arm == "blind":
+            continue
+        spent, e = max(summary.seconds[arm], 1e-3), means["mean"]
+        spread = [[100 * (e.value - e.low)], [100 * (e.high - e.value)]]
+        axis.errorbar([spent], [100 * e.value], spread, fmt="o", capsize=2, lw=0.8)
+        axis.annotate(
+            arm, (spent, 100 * e.value), fontsize=7, xytext=(4, 4), textcoords="offset points"
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("seconds per image to get the network that maps are drawn on")
+    axis.set_ylabel(f"{summary.metric}, mean of methods, %")
+    axis.margins(x=0.2)
+    figure.savefig(file, dpi=110)

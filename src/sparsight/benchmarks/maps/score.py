@@ -1,0 +1,60 @@
+"""Scores of a map by the names of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sparsight.attribution.metrics import METRICS
+from sparsight.benchmarks.maps.cases import Case
+from sparsight.benchmarks.maps.run import Score
+from sparsight.errors import InputError
+from sparsight.networks import Network
+
+__all__ = ["LOCALISATION", "score_by"]
+
+LOCALISATION = ("roc_auc", "pointing_game", "relevance_mass", "relevance_rank")
+"""Metrics of how well a map finds a known place."""
+
+
+def score_by(metrics: Sequence[str], network: Network) -> Score:
+    """Make a score of metrics; those of a place are left out where no place is known.
+
+    Parameters
+    ----------
+    metrics
+        Names in :data:`sparsight.attribution.metrics.METRICS`.
+    network
+        What insertion and deletion ask, the dense network.
+
+    Raises
+    ------
+    InputError
+        If there is no such metric.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sparsight.benchmarks.maps.cases import scene_cases
+    >>> from sparsight.networks import load
+    >>> network = load("embedded")
+    >>> case = next(scene_cases(network, 1))
+    >>> score_by(LOCALISATION, network)(case.mask.float(), case)["roc_auc"]
+    1.0
+    """
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise InputError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
+
+    def score(heat: Tensor, case: Case) -> dict[str, float]:
+        given = {"heat": heat[None], "network": network, "image": case.x, "target": case.target}
+        if case.mask is not None:
+            given["mask"] = case.mask[None]
+        return {
+            name: float(METRICS[name](given))
+            for name in metrics
+            if case.mask is not None or METRICS[name].needs != "mask"
+        }
+
+    return score

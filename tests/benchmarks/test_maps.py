@@ -1,0 +1,196 @@
+"""Benchmarks of maps: arms, rows that are kept, and a summary that is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sparsight.benchmarks.maps import (
+    LOCALISATION,
+    Case,
+    Row,
+    markdown,
+    measure_maps,
+    parse_arm,
+    read_rows,
+    scene_cases,
+    score_by,
+    summarise,
+    write_report,
+)
+from sparsight.benchmarks.maps.arms import _published
+from sparsight.datasets.scenes import EMBEDDED_TROJANS
+from sparsight.errors import InputError
+from sparsight.networks import Network, load
+from sparsight.traces import PRESETS
+
+METHODS = ("saliency", "grad_cam")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load("embedded")
+
+
+@pytest.fixture(scope="module")
+def cases(network: Network) -> list[Case]:
+    return list(scene_cases(network, 4))
+
+
+def test_cases_take_turns_and_fool_the_network(network: Network, cases: list[Case]) -> None:
+    assert [c.target for c in cases] == [rule.target for rule in EMBEDDED_TROJANS]
+    for case in cases:
+        assert int(network.logits(case.x).argmax()) == case.target
+        assert case.mask is not None
+        assert case.mask.shape == case.x.shape[2:]
+        assert 0 < case.mask.float().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "magic",
+        "wanda",
+        "wanda:1",
+        "magnitude:-1",
+        "sparse-fc:x",
+        "trace:a=1",
+        "trace:solver=magic",
+        "trace:augmentations=many",
+        "dense:1",
+    ],
+)
+def test_what_is_no_arm_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="arm"):
+        parse_arm(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("wanda:0.5", 0.5), ("magnitude:0.5", 0.5), ("sparse-fc:0.9", 0.001)]
+)
+def test_arms_that_prune_once(network: Network, cases: list[Case], name: str, share: float) -> None:
+    arm = parse_arm(name)
+    arm.prepare(network, torch.cat([case.x for case in cases] * 5))
+    first, second = (arm.weights(network, case, 0) for case in cases[:2])
+    assert first is second
+    zero = sum(int((value == 0).sum()) for value in first.values())
+    assert zero / sum(p.numel() for p in network.model.parameters()) >= 0.9 * share
+
+
+def test_the_sparse_last_layer_answers_like_the_dense_one(
+    network: Network, cases: list[Case]
+) -> None:
+    arm = parse_arm("sparse-fc:0.5")
+    images = torch.cat([case.x for case in scene_cases(network, 40)])
+    arm.prepare(network, images)
+    weights = arm.weights(network, cases[0], 0)
+    assert weights.keys() == {"fc.weight", "fc.bias"}
+    assert 0.3 < float((weights["fc.weight"] == 0).double().mean()) < 0.8
+    from sparsight.networks import overlay
+
+    before = network.logits(images)
+    with overlay(network.model, weights):
+        after = network.logits(images)
+    assert float((before.argmax(1) == after.argmax(1)).double().mean()) > 0.9
+
+
+def test_published_ratios_go_by_name_where_they_can(network: Network) -> None:
+    resnet = load("torchvision:resnet50", weights="random")
+    assert _published(resnet) == dict(PRESETS["fastspade-lrp"])
+    elsewhere = _published(network)
+    names = [name for name, _ in network.model.named_modules()]
+    assert elsewhere["fc"] == 0.95
+    assert all(name in names for name in elsewhere)
+    assert next(name for name, _ in network.model.named_parameters())[:-7] not in elsewhere
+
+
+def test_rows_are_kept_and_not_measured_again(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    arms = [parse_arm("dense"), parse_arm("trace:augmentations=4+sparsity=network:0.9")]
+    score = score_by(LOCALISATION, network)
+    seen: list[str] = []
+
+    def counted(heat: Tensor, case: Case) -> dict[str, float]:
+        seen.append(case.key)
+        return dict(score(heat, case))
+
+    before = {name: value.clone() for name, value in network.model.state_dict().items()}
+    rows = measure_maps(network, cases[:2], arms, METHODS, counted, tmp_path, settings={"a": 1})
+    assert [(r.case, r.arm) for r in rows] == [
+        (c.key, arm) for arm in ("blind", *(a.name for a in arms)) for c in cases[:2]
+    ]
+    assert len(seen) == 2 * (3 + 2 * len(METHODS))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(file.read_text() + '{"case": "cut', encoding="utf-8")
+    again = measure_maps(network, cases, arms, METHODS, counted, tmp_path, settings={"a": 1})
+    assert again[:2] == rows[:2]
+    assert len(seen) == 4 * (3 + 2 * len(METHODS))
+    assert len(read_rows(tmp_path)) == len(again) == 12
+    with pytest.raises(InputError, match="other settings"):
+        measure_maps(network, cases, arms, METHODS, counted, tmp_path, settings={"a": 2})
+    (tmp_path / "rows.jsonl").write_text("nonsense\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1, is damaged"):
+        read_rows(tmp_path)
+    after = network.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_no_case_is_an_error(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no case"):
+        measure_maps(network, [], [], METHODS, lambda *_: {}, tmp_path, settings={})
+    with pytest.raises(InputError, match=r"holds no rows\.jsonl"):
+        read_rows(tmp_path / "nowhere")
+
+
+def row(case: str, arm: str, a: float, b: float | None) -> Row:
+    scores = {"one": {"auc": a}} | ({} if b is None else {"two": {"auc": b}})
+    return Row(case, arm, scores, {}, 1.0, True, 0.5)
+
+
+def test_the_summary_is_paired_and_leaves_out_what_an_arm_lacks() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, noise in enumerate(rng.normal(0, 0.2, 50)):
+        rows.append(Row(str(i), "blind", {"random": {"auc": 0.5}}, {}))
+        rows.append(row(str(i), "dense", 0.6 + noise, 0.8))
+        rows.append(row(str(i), "trace", 0.7 + noise, 0.9 if i else None))
+    found = summarise(rows, "auc", best=1.0)
+    assert found.cases == 50
+    assert set(found.means["trace"]) == {"one", "mean"}
+    change = found.differences["trace"]["one"]
+    assert change.value == pytest.approx(0.1)
+    assert change.low == pytest.approx(0.1)
+    assert change.high == pytest.approx(0.1)
+    spread = found.means["dense"]["one"]
+    assert spread.low < spread.value < spread.high
+    mean = spread.value
+    assert found.closed["trace"].value == pytest.approx(0.1 / (1 - mean))
+    assert found.means["blind"]["random"].value == 0.5
+    assert "blind" not in found.closed
+    assert "| random map | 50.0 [50.0, 50.0] |" in markdown(found)
+
+
+def test_no_gap_no_share_of_it() -> None:
+    rows = [row(str(i), arm, 1.0, 1.0) for i in range(3) for arm in ("dense", "trace")]
+    assert summarise(rows, "auc", best=1.0).closed == {}
+
+
+def test_the_report_is_plain_json_and_pictures(tmp_path: Path) -> None:
+    rows = [
+        Row(str(i), arm, {"one": {"roc_auc": 0.1 * i + bonus}}, {}, 0.5, True, 0.1)
+        for i in range(5)
+        for arm, bonus in (("blind", 0.0), ("dense", 0.1), ("trace", 0.2))
+    ]
+    write_report(tmp_path, rows, ["roc_auc"], {"network": "net"})
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["network"] == "net"
+    assert content["metrics"]["roc_auc"]["means"]["trace"]["mean"]["value"] == pytest.approx(0.4)
+    assert (tmp_path / "tables.md").read_text().startswith("5 cases")
+    for name in ("arms.png", "seconds.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
