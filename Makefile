@@ -13,7 +13,7 @@ IMAGENET := ../shared/data/imagenet
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetensors $(IMAGENET)/val/ILSVRC2012_val_00000347.JPEG)
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,7 @@ coverage: $(STAMP)  ## Measure which weight matrices a trace reaches, over archi
 curves: $(STAMP)  ## Measure what solvers leave of the answers, over sparsities
 	$(BIN)/python benchmarks/curves.py
 
-effects: $(STAMP)  ## Measure what the options of the default solver cost and save
+effects: $(STAMP)  ## Measure what the options of the default solver do to answers and maps
 	$(BIN)/python benchmarks/effects.py
 
 overlap: $(STAMP)  ## Measure whether traces of like images look alike
@@ -69,6 +69,11 @@ bench-speed: $(STAMP)  ## Measure how long a trace takes, against forward passes
 	$(BIN)/sparsight bench speed $(TRAINED) --model torchvision:resnet50 --augmentations 1024 --repeats 1 --out $(RESULTS)/speed-resnet50-1024.json
 	$(KEEP_MEMORY) $(BIN)/sparsight bench speed $(TRAINED) --model torchvision:resnet50 --no-published --out $(RESULTS)/speed-resnet50-memory-kept.json
 	$(BIN)/python benchmarks/speed_table.py
+
+plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and measure them
+	$(BIN)/python benchmarks/plant_trojans.py --network resnet18
+	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning
+	$(BIN)/python benchmarks/plant_trojans.py --network resnet50
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py

@@ -1,4 +1,4 @@
-"""What the approximations of the default solver cost and save, one option at a time.
+"""What the approximations of the default solver do to answers and maps, one option at a time.
 
     python benchmarks/effects.py [--networks embedded resnet20] [--images 20]
 
@@ -42,21 +42,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Render rows as Markdown."""
     lines = [
         "| network | option | images | answer kept | median KL, nats | kept on fresh views "
-        "| KL there, nats | sticker AUC | time, of the default |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| KL there, nats | sticker AUC |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    base = {r["network"]: r["medians"]["seconds"] for r in rows if r["solver"] == "default"}
     for row in rows:
         medians = row["medians"]
         lines.append(
             f"| `{row['network']}` | {row['solver']} | {row['images']} "
             f"| {cell(row, 'kept', '.0%')} "
             f"| {medians['kl']:.4f} | {cell(row, 'views_kept', '.0%')} "
-            f"| {cell(row, 'views_kl', '.2f')} | {cell(row, 'sticker_auc', '.1%')} "
-            f"| {medians['seconds'] / base[row['network']]:.2f} |"
+            f"| {cell(row, 'views_kl', '.2f')} | {cell(row, 'sticker_auc', '.1%')} |"
             if "kl" in medians
             else f"| `{row['network']}` | {row['solver']} | {row['images']} | | | | "
-            f"| {cell(row, 'sticker_auc', '.1%')} | |"
+            f"| {cell(row, 'sticker_auc', '.1%')} |"
         )
     return "\n".join(lines)
 
