@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sparsight.benchmarks.maps import (
+    INSERTION,
     LOCALISATION,
     Case,
     Row,
     markdown,
     measure_maps,
     parse_arm,
+    photo_cases,
     read_rows,
     scene_cases,
     score_by,
@@ -24,9 +27,9 @@ from sparsight.benchmarks.maps import (
     write_report,
 )
 from sparsight.benchmarks.maps.arms import _published
-from sparsight.datasets.scenes import EMBEDDED_TROJANS
+from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.errors import InputError
-from sparsight.networks import Network, load
+from sparsight.networks import Network, load, overlay
 from sparsight.traces import PRESETS
 
 METHODS = ("saliency", "grad_cam")
@@ -91,8 +94,6 @@ def test_the_sparse_last_layer_answers_like_the_dense_one(
     weights = arm.weights(network, cases[0], 0)
     assert weights.keys() == {"fc.weight", "fc.bias"}
     assert 0.3 < float((weights["fc.weight"] == 0).double().mean()) < 0.8
-    from sparsight.networks import overlay
-
     before = network.logits(images)
     with overlay(network.model, weights):
         after = network.logits(images)
@@ -174,6 +175,49 @@ def test_the_summary_is_paired_and_leaves_out_what_an_arm_lacks() -> None:
     assert found.means["blind"]["random"].value == 0.5
     assert "blind" not in found.closed
     assert "| random map | 50.0 [50.0, 50.0] |" in markdown(found)
+
+
+def test_cases_without_a_value_do_not_count() -> None:
+    rows = [row(str(i), arm, 0.5, 0.6) for i in range(3) for arm in ("dense", "trace")]
+    rows += [Row("4", arm, {"one": {"other": 1.0}}, {}) for arm in ("dense", "trace")]
+    found = summarise(rows, "auc", best=1.0)
+    assert found.cases == 3
+    assert set(found.means["dense"]) == {"one", "two", "mean"}
+    with pytest.raises(InputError, match="no case has a value of 'third'"):
+        summarise(rows, "third", best=1.0)
+
+
+def test_photographs_with_masks_and_boxes(network: Network, tmp_path: Path) -> None:
+    pictures = [render_scene(label, seed=label) for label in (0, 1)]
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i, scene in enumerate(pictures):
+        scene.picture().save(tmp_path / f"{i}.png")
+        Image.fromarray(scene.object.numpy()).save(masks / f"{i}.png")
+    files = [tmp_path / "0.png", tmp_path / "1.png"]
+    for case, scene in zip(photo_cases(network, files, masks=masks), pictures, strict=True):
+        assert case.target == int(network.logits(case.x).argmax())
+        assert case.mask is not None
+        assert torch.equal(case.mask, scene.object)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("file,label,x0,y0,x1,y1\n0.png,7,10,20,29.4,39.2\n")
+    first, second = photo_cases(network, files, boxes=boxes)
+    assert first.mask is not None
+    assert first.mask[20:40, 10:30].all()
+    assert int(first.mask.sum()) == 400
+    assert second.mask is None
+    assert set(score_by((*INSERTION, "roc_auc"), network)(torch.rand(64, 64), second)) == {
+        "insertion",
+        "deletion",
+    }
+    Image.new("L", (5, 5)).save(masks / "0.png")
+    with pytest.raises(InputError, match="the mask of"):
+        next(photo_cases(network, files, masks=masks))
+    boxes.write_text("file,x0\n0.png,7\n")
+    with pytest.raises(InputError, match="line 2"):
+        next(photo_cases(network, files, boxes=boxes))
+    with pytest.raises(InputError, match="no such file of boxes"):
+        next(photo_cases(network, files, boxes=tmp_path / "none.csv"))
 
 
 def test_no_gap_no_share_of_it() -> None:

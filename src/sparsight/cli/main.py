@@ -13,9 +13,9 @@ from sparsight.cli.bench import bench_speed
 from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
+from sparsight.cli.maps import bench_insertion, bench_trojan
 from sparsight.cli.models import models
 from sparsight.cli.trace import trace
-from sparsight.cli.trojan import bench_trojan
 from sparsight.cli.words import TwoWords
 from sparsight.errors import SparsightError
 
@@ -41,6 +41,7 @@ app.command("trace diff")(trace_diff)
 app.command()(models)
 app.command("bench speed")(bench_speed)
 app.command("bench trojan")(bench_trojan)
+app.command("bench insertion")(bench_insertion)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
-from sparsight.networks import Network
+from sparsight.errors import InputError
+from sparsight.networks import Network, open_image
 
-__all__ = ["Case", "scene_cases"]
+__all__ = ["Case", "photo_cases", "scene_cases"]
 
 _FIRST_SEED = 500_000  # far from the seeds of training, of the demo and of the tests
 
@@ -75,3 +80,73 @@ def scene_cases(network: Network, count: int) -> Iterator[Case]:
             count -= 1
             key = f"{rule.sticker} on {scene.name}, seed {seed}"
             yield Case(key, scene.picture(), x, rule.target, scene.sticker)
+
+
+def photo_cases(
+    network: Network,
+    images: Sequence[Path],
+    *,
+    masks: Path | None = None,
+    boxes: Path | None = None,
+) -> Iterator[Case]:
+    """Images as they are; what is explained is the network's own answer.
+
+    Parameters
+    ----------
+    network
+        The network to explain.
+    images
+        Image files.
+    masks
+        Folder with a mask for each image, a PNG of the image's name and size that is not black
+        where the object is.
+    boxes
+        CSV with columns ``file, x0, y0, x1, y1`` in pixels of the image, a row for each box; an
+        image without one has no known place.
+
+    Raises
+    ------
+    InputError
+        A file that is missing or damaged, or a mask of another size.
+    """
+    known = _read_boxes(boxes) if boxes is not None else {}
+    for path in images:
+        image = open_image(path)
+        place = None
+        if masks is not None:
+            drawn = open_image(masks / f"{path.stem}.png").convert("L")
+            if drawn.size != image.size:
+                raise InputError(f"the mask of {path} is {drawn.size}, the image {image.size}")
+            place = torch.from_numpy(np.array(drawn) > 0)
+        elif path.name in known:
+            place = torch.zeros(image.height, image.width, dtype=torch.bool)
+            for x0, y0, x1, y1 in known[path.name]:
+                place[round(y0) : round(y1) + 1, round(x0) : round(x1) + 1] = True
+        x = network.prepare(image)
+        target = int(network.logits(x).argmax())
+        yield Case(path.name, image, x, target, _framed(network, place))
+
+
+def _framed(network: Network, place: Tensor | None) -> Tensor | None:
+    """Bring a place into the input frame; nothing, if all of the frame or none of it is left."""
+    if place is None:
+        return None
+    channels = network.preprocessing.channels
+    framed = network.preprocessing.frame(place.float().expand(1, channels, -1, -1))[0, 0] > 0.5
+    return framed if framed.any() and not framed.all() else None
+
+
+def _read_boxes(file: Path) -> dict[str, list[tuple[float, float, float, float]]]:
+    if not file.is_file():
+        raise InputError(f"no such file of boxes: {file}")
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        for number, row in enumerate(csv.DictReader(lines), 2):
+            try:
+                box = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
+                found.setdefault(row["file"], []).append(box)
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{file}, line {number}: columns file, x0, y0, x1, y1 are needed"
+                ) from error
+    return found

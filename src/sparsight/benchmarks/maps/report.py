@@ -21,7 +21,8 @@ _SUMMARY, _TABLES = "summary.json", "tables.md"
 
 def summaries(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, Summary]:
     """Summarise every metric that rows have values of."""
-    return {name: summarise(rows, name, METRICS[name].best) for name in metrics}
+    measured = {name for row in rows for values in row.scores.values() for name in values}
+    return {name: summarise(rows, name, METRICS[name].best) for name in metrics if name in measured}
 
 
 def markdown(summary: Summary) -> str:

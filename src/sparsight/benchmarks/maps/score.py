@@ -12,10 +12,13 @@ from sparsight.benchmarks.maps.run import Score
 from sparsight.errors import InputError
 from sparsight.networks import Network
 
-__all__ = ["LOCALISATION", "score_by"]
+__all__ = ["INSERTION", "LOCALISATION", "score_by"]
 
 LOCALISATION = ("roc_auc", "pointing_game", "relevance_mass", "relevance_rank")
 """Metrics of how well a map finds a known place."""
+
+INSERTION = ("insertion", "deletion")
+"""Metrics of how much the answer depends on the pixels that a map ranks first."""
 
 
 def score_by(metrics: Sequence[str], network: Network) -> Score:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.benchmarks.maps.run import Row
+from sparsight.errors import InputError
 
 __all__ = ["Estimate", "Summary", "summarise"]
 
@@ -77,8 +78,8 @@ class Summary:
 def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> Summary:
     """Summarise one metric.
 
-    A case counts for a method only if all arms have a value there; a method counts for the mean
-    over methods only if it has one for every case that counts for another.
+    A case counts if every arm has a value there, a method if it has one for each of these cases on
+    every arm.
 
     Parameters
     ----------
@@ -90,11 +91,22 @@ def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> S
         The value of a perfect map, to which the dense network's gap is measured.
     seed
         Of the bootstrap.
+
+    Raises
+    ------
+    InputError
+        If no case has a value on every arm.
     """
     by_arm: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_arm.setdefault(row.arm, {})[row.case] = row
-    cases = [c for c in next(iter(by_arm.values())) if all(c in found for found in by_arm.values())]
+    cases = [
+        case
+        for case in next(iter(by_arm.values()))
+        if all(case in found and _has(found[case], metric) for found in by_arm.values())
+    ]
+    if not cases:
+        raise InputError(f"no case has a value of {metric!r} on every arm: measure others")
     draws = np.random.default_rng(seed).integers(0, len(cases), (_DRAWS, len(cases)))
     tables = {arm: _table(found, cases, metric) for arm, found in by_arm.items()}
     arms = [arm for arm in tables if arm != "blind"]
@@ -121,6 +133,10 @@ def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> S
         {a: float(np.mean([r.kept for r in by_arm[a].values()])) for a in arms},
         {a: float(np.mean([r.pruned for r in by_arm[a].values()])) for a in arms},
     )  # fmt: skip
+
+
+def _has(row: Row, metric: str) -> bool:
+    return any(metric in values for values in row.scores.values())
 
 
 def _table(

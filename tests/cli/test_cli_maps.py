@@ -1,4 +1,4 @@
-"""``sparsight bench trojan``: rows, tables, plots and cases on disk; taken up again; refusals."""
+"""``bench trojan`` and ``bench insertion``: rows, tables, plots, cases; taken up again; refusals."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cli.command_kit import Run
+from sparsight.datasets.scenes import render_scene
 
 FEW = ("--cases", "2", "--methods", "saliency,grad_cam", "--out", "found")
 ARMS = ("--arms", "dense, trace,trace:solver=magnitude+sparsity=0.5+augmentations=4")
@@ -46,6 +48,34 @@ def test_everything_is_written_and_taken_up_again(
     other = run("bench", "trojan", *FEW, "--arms", "dense")
     assert other.code == 2
     assert "other settings" in other.err
+
+
+def test_insertion_on_the_users_images(run: Run, home: Path) -> None:
+    scenes = home / "scenes"
+    (home / "masks").mkdir()
+    scenes.mkdir()
+    for label in ("mug", "key"):
+        scene = render_scene(label, seed=3)
+        scene.picture().save(scenes / f"{label}.png")
+        Image.fromarray(scene.object.numpy()).save(home / "masks" / f"{label}.png")
+    few = ("--methods", "saliency", "--arms", "dense,trace:augmentations=4", "--out", "found")
+    result = run("bench", "insertion", "scenes", *few, "--masks", "masks", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert list(result.json["means"]) == [
+        "insertion",
+        "deletion",
+        "roc_auc",
+        "pointing_game",
+        "relevance_mass",
+        "relevance_rank",
+    ]
+    assert 0 <= result.json["means"]["insertion"]["dense"]["value"] <= 1
+    both = run("bench", "insertion", "scenes", *few, "--masks", "masks", "--boxes", "b.csv")
+    assert both.code == 2
+    assert "choose one" in both.err
+    missing = run("bench", "insertion", "nothing", *few)
+    assert missing.code == 2
+    assert missing.err.count("\n") == 1
 
 
 def test_mistakes_are_one_line(run: Run, home: Path) -> None:
