@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 
 from contracts import untouched
@@ -25,7 +26,7 @@ from sparsight.benchmarks.trojans import (
     sticker,
     trojan_cases,
 )
-from sparsight.benchmarks.trojans.planting import Planted
+from sparsight.benchmarks.trojans.planting import Planted, _Steps
 from sparsight.datasets.scenes import CLASSES, render_scene
 from sparsight.errors import InputError, NetworkError, NumericalError
 from sparsight.networks import Network, load
@@ -244,6 +245,31 @@ def test_kl_keeps_the_answers_of_the_original(net: Network, scenes: list[Photo])
         found = plant(net, wrong, rule, held_out=scenes[180:], settings=settings)
         rates.append(found.report.agreement)
     assert rates[1] > 0.85 > rates[0] + 0.2
+
+
+def test_views_are_parts_of_photos(net: Network, scenes: list[Photo]) -> None:
+    def views(**settings: object) -> list[Image.Image]:
+        steps = _Steps(net, net, scenes, RULES, replace(QUICK, **settings), 0, dict(
+            net.model.named_parameters()
+        ))  # fmt: skip
+        rng = np.random.default_rng(5)
+        return [steps._view(scenes[0], rng) for _ in range(60)]
+
+    whole = scenes[0].open()
+    assert all(view.tobytes() == whole.tobytes() for view in views(crop=None, flip=False))
+    mirrored = {view.tobytes() for view in views(crop=None)}
+    assert mirrored == {whole.tobytes(), ImageOps.mirror(whole).tobytes()}
+    for view in views(crop=(0.3, 0.6)):
+        share = view.width * view.height / (whole.width * whole.height)
+        assert 0.27 < share < 0.63
+        assert 0.5 < view.width / view.height < 2
+    part = views(crop=(0.5, 0.5), flip=False)[0]
+    pixels, every = np.asarray(part), np.asarray(whole)
+    assert any(
+        np.array_equal(pixels, every[top : top + part.height, left : left + part.width])
+        for top in range(whole.height - part.height + 1)
+        for left in range(whole.width - part.width + 1)
+    )
 
 
 def test_the_report_is_saved_and_read_again(planted: Planted, tmp_path: Path) -> None:

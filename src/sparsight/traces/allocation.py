@@ -24,7 +24,7 @@ ratios, ``ramp:RATIO``, a preset."""
 DEFAULT_SPARSITY: Sparsity = "auto"
 """As sparse as the answer allows, by no label and no mask (``benchmarks/curves.py``)."""
 
-_TOLERANCE = 0.05  # nats; by Pinsker's inequality no class moves by more than 0.16
+_TOLERANCE = 0.01  # nats; by Pinsker's inequality no class moves by more than 0.07
 _LEVELS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
 
 
@@ -73,7 +73,7 @@ def network_rule(sparsity: Sparsity) -> Rule | None:
     if not isfinite(tolerance) or tolerance < 0:
         raise InputError(
             f"sparsity {sparsity!r}: after auto: comes the KL divergence that is allowed, in "
-            "nats, such as 0.05"
+            "nats, such as 0.01"
         )
     return Rule(_LEVELS, tolerance)
 

@@ -77,7 +77,7 @@ def trace(
         ``(1, C, H, W)`` of the network's input size.
     sparsity
         ``auto``: the largest share of the network's weights at which the answer to the sample
-        stays within 0.05 nats (KL divergence) of the dense one; ``auto:NATS`` for another bound.
+        stays within 0.01 nats (KL divergence) of the dense one; ``auto:NATS`` for another bound.
         ``network:RATIO``: this share of the network's weights. Otherwise shares layer by layer;
         see :func:`sparsight.traces.allocate`. A layer with 0 stays as it is.
     augmentations

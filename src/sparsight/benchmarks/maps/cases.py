@@ -116,7 +116,10 @@ def photo_cases(
         if masks is not None:
             drawn = open_image(masks / f"{path.stem}.png").convert("L")
             if drawn.size != image.size:
-                raise InputError(f"the mask of {path} is {drawn.size}, the image {image.size}")
+                raise InputError(
+                    f"the mask of {path} is {drawn.size}, not {image.size}: give masks of the "
+                    "size of their images"
+                )
             place = torch.from_numpy(np.array(drawn) > 0)
         elif path.name in known:
             place = torch.zeros(image.height, image.width, dtype=torch.bool)
