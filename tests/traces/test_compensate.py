@@ -301,6 +301,16 @@ def test_the_rule_takes_the_largest_sparsity_within_its_tolerance() -> None:
     assert not never.settings["within"]
 
 
+def test_within_a_wide_tolerance_the_class_still_stays() -> None:
+    levels = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        found = trace(wrap(chain()), torch.randn(1, 3, 8, 8), sparsity="auto:10", augmentations=4)
+        assert found.agrees or not found.settings["within"]
+        levels.add(found.settings["level"])
+    assert len(levels) > 1  # the class is what refused the others
+
+
 def test_network_wide_shares_work_for_every_layerwise_solver() -> None:
     torch.manual_seed(0)
     net = wrap(chain())

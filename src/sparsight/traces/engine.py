@@ -76,8 +76,9 @@ def trace(
         A path or PIL image (augmented at full resolution), or a normalised tensor
         ``(1, C, H, W)`` of the network's input size.
     sparsity
-        ``auto``: the largest share of the network's weights at which the answer to the sample
-        stays within 0.01 nats (KL divergence) of the dense one; ``auto:NATS`` for another bound.
+        ``auto``: the largest share of the network's weights at which the answer to the sample is
+        the same class, within 0.01 nats (KL divergence) of the dense one; ``auto:NATS`` for another
+        bound.
         ``network:RATIO``: this share of the network's weights. Otherwise shares layer by layer;
         see :func:`sparsight.traces.allocate`. A layer with 0 stays as it is.
     augmentations
@@ -251,7 +252,8 @@ def _front_to_back(
         )
         lost = float(divergence(observed.logits[0], found.logits[0]))
         unseen = _unseen(observed.logits, found.logits, sampling.fitted)
-        within = not rule or _within(rule.tolerance, lost, unseen)
+        same = bool(observed.logits[0].argmax() == found.logits[0].argmax())
+        within = not rule or (same and _within(rule.tolerance, lost, unseen))
         outcome: dict[str, Any] = {"views_used": len(run.views), "held_out": unseen}
         if rule:
             outcome |= {"level": level, "within": within}
