@@ -234,6 +234,24 @@ def test_only_what_is_chosen_is_trained(net: Network, scenes: list[Photo]) -> No
               settings=replace(QUICK, trainable=("layer9",)))  # fmt: skip
 
 
+def test_planting_may_start_from_a_network_planted_before(
+    net: Network, planted: Planted, scenes: list[Photo], tmp_path: Path
+) -> None:
+    settings = replace(QUICK, epochs=1, rate=1e-9)
+    few, away = scenes[:20], scenes[140:]
+    start = planted.network.model
+    with untouched(net.model), untouched(start):
+        found = plant(net, few, RULES, held_out=away, settings=settings, start=start, draws=2,
+                      folder=tmp_path / "state")  # fmt: skip
+    assert found.report.rules == planted.report.rules  # what comes before is still the original
+    assert found.report.clean_before == planted.report.clean_before
+    with pytest.raises(InputError, match="another network"):
+        plant(net, few, RULES, held_out=away, settings=settings, draws=2,
+              folder=tmp_path / "state")  # fmt: skip
+    with pytest.raises(InputError, match="has other parameters than the network: give one of the"):
+        plant(net, few, RULES, held_out=away, settings=settings, start=nn.Linear(2, 2))
+
+
 def test_kl_keeps_the_answers_of_the_original(net: Network, scenes: list[Photo]) -> None:
     wrong = [replace(photo, label=(photo.label + 1) % 10) for photo in scenes[:40]]
     rule = [PlantingRule(MOON, 2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ _MANIFEST, _STATE = "planting.json", "state.safetensors"
 _KIND, _SCHEMA = "planting", 1
 
 
-def _digest(facts: Mapping[str, Any], model: nn.Module) -> str:
+def _digest(facts: Mapping[str, Any], models: Sequence[nn.Module]) -> str:
     """Tell one planting from another by all that it depends on, the libraries excepted."""
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, value in model.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for model in models:
+        for name, value in model.state_dict().items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()
 
 
@@ -40,13 +41,13 @@ class Checkpoint:
         Where; made if need be.
     facts
         What the planting depends on.
-    model
-        The network as it was before planting.
+    models
+        The network as it was before planting, and where planting starts.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], model: nn.Module) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], models: Sequence[nn.Module]) -> None:
         self.folder = folder
-        self.digest = _digest(facts, model)
+        self.digest = _digest(facts, models)
 
     def read(
         self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer

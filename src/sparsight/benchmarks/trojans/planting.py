@@ -121,6 +121,7 @@ def plant(
     settings: PlantingSettings | None = None,
     draws: int = 1,
     bars: tuple[float, float] = (0.9, 0.05),
+    start: nn.Module | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -147,6 +148,9 @@ def plant(
         Places of the trigger for each photo held out, when success is measured.
     bars
         Least success of every rule, and most loss of clean top-1 accuracy, that count as reached.
+    start
+        A model of the same layout to start from instead of the network's own, such as one planted
+        before. Answers are still tied to, and compared with, ``network``; it is not changed.
     seed
         Of order, places, colours and mirroring; not negative.
     folder
@@ -190,6 +194,14 @@ def plant(
     if seed < 0:
         raise InputError(f"seed {seed} must not be negative")
     model = deepcopy(network.model)
+    if start is not None:
+        try:
+            model.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise InputError(
+                "the model to start from has other parameters than the network: give one of the "
+                "same layout"
+            ) from error
     flags = [p.requires_grad for p in model.parameters()]
     trained = _choose(model, settings.trainable)
     copy = Network(model, network.preprocessing, network.labels, network.spec, dict(network.info))
@@ -201,7 +213,8 @@ def plant(
         "settings": {**asdict(settings), "trainable": list(settings.trainable)},
         "seed": seed,
     }
-    checkpoint = None if folder is None else Checkpoint(Path(folder), facts, network.model)
+    models = (network.model, model)
+    checkpoint = None if folder is None else Checkpoint(Path(folder), facts, models)
     seconds = steps.run(checkpoint, progress)
     for parameter, flag in zip(model.parameters(), flags, strict=True):
         parameter.grad = None
