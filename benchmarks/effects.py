@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "positions 512": {"positions": 512},
     "positions 4096": {"positions": 4096},
     "every position": {"positions": EVERY},
+    "precision bfloat16": {"precision": "bfloat16"},
     "augmentations 8": {"augmentations": 8},
     "augmentations 16": {"augmentations": 16},
     "augmentations 32": {"augmentations": 32},

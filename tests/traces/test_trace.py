@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from contracts import untouched
+from sparsight.datasets.scenes import render_scene
 from sparsight.errors import InputError, NetworkError, NumericalError, SparsightError
 from sparsight.networks import Network, Preprocessing, load, weight_matrices
 from sparsight.networks.matrices import weight_of
@@ -356,3 +357,23 @@ def test_views_beyond_what_positions_can_tell_are_left_out() -> None:
     assert many.settings["held_out"]["views"] == 4
     few = trace(network, x, augmentations=12, positions=64, sparsity="network:0.9")
     assert few.settings["views_used"] == 12
+
+
+@pytest.mark.parametrize("solver", ["compensated", "sparsegpt", "refit"])
+def test_passes_in_bfloat16_change_little(solver: str) -> None:
+    network = load("embedded")
+    x = network.prepare(render_scene("mug", seed=5).picture())
+    options = {"solver": solver, "sparsity": "network:0.5", "augmentations": 8}
+    full = trace(network, x, **options)  # type: ignore[arg-type]
+    low = trace(network, x, precision="bfloat16", **options)  # type: ignore[arg-type]
+    assert low.settings["precision"] == "bfloat16"
+    assert low.agrees
+    assert {t.dtype for t in low.tensors.values()} == {torch.float32}
+    assert low.traced_logits.dtype == torch.float32
+    assert not all(torch.equal(full.tensors[name], low.tensors[name]) for name in full.tensors)
+    both = sum(int(((full.tensors[n] != 0) & (low.tensors[n] != 0)).sum()) for n in full.tensors)
+    any_ = sum(int(((full.tensors[n] != 0) | (low.tensors[n] != 0)).sum()) for n in full.tensors)
+    assert both / any_ > 0.9
+    assert abs(low.kl - full.kl) < 0.05
+    with pytest.raises(InputError, match="unknown precision 'half': choose from full, bfloat16"):
+        trace(network, x, precision="half")

@@ -30,6 +30,7 @@ from sparsight.traces.moments import gram
 from sparsight.traces.observe import Observed
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import inputs_at
+from sparsight.traces.precision import in_full
 from sparsight.traces.solvers import LowRank, Solution
 from sparsight.traces.solvers.factor import absolute_damping
 from sparsight.traces.solvers.magnitude import notes
@@ -142,6 +143,7 @@ def compensate(
     solutions: dict[str, Solution] = {}
     tensors = {m.parameter: parameter_of(network.model, m) for m in matrices}
 
+    @in_full
     def solve(use: LayerInput) -> None:
         matrix, name = use.matrix, use.matrix.name
         if name in solutions:
@@ -159,7 +161,7 @@ def compensate(
     with overlay(network.model, tensors) as model, Recording(model, matrices, on_input=solve):
         logits = network(images.contiguous(memory_format=torch.channels_last))
         pruned = {name: model.get_parameter(name).detach().clone() for name in tensors}
-    return Compensated(pruned, solutions, logits)
+    return Compensated(pruned, solutions, logits.to(images.dtype))
 
 
 def _fitted_on(

@@ -7,6 +7,7 @@ these so that the network still answers the same. The result is kept apart from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +30,7 @@ from sparsight.traces.compensate import (
 from sparsight.traces.independent import record, solve_layers
 from sparsight.traces.observe import Observed, Sampling, observe
 from sparsight.traces.plan import Plan, make_plan
+from sparsight.traces.precision import run_in
 from sparsight.traces.result import LayerTrace, Trace, divergence
 from sparsight.traces.solvers import SOLVERS
 from sparsight.traces.solvers.patterns import Pattern, parse_pattern
@@ -62,6 +64,7 @@ def trace(
     focus: float = 0.5,
     positions: int = 1024,
     pattern: str = "weight",
+    precision: str = "full",
     stem: bool = False,
     chunk: int | None = None,
     progress: Progress | None = None,
@@ -101,6 +104,9 @@ def trace(
         What is pruned as a whole: single weights (``weight``), the taps of one input channel in one
         filter (``kernel``), whole input channels (``input``), or all but N in every M consecutive
         inputs (``2:4``), which fixes the sparsity. Of ``compensated``.
+    precision
+        What the network runs in while the trace is made: ``full`` (its own) or ``bfloat16``
+        (products with float32 sums). Layers are solved, and answers checked, in full either way.
     stem
         Whether to prune the first layer too. Biases and normalisation are never changed.
     chunk
@@ -141,6 +147,7 @@ def trace(
     if positions < 1:
         raise InputError(f"{positions} positions: at least one per layer is needed")
     network.require_eval()
+    run_in(precision, network.device)
     clock = _Clock()
     x = network.prepare(image)
     plan = make_plan(network, x)
@@ -151,7 +158,7 @@ def trace(
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(views), budget // plan.largest))
-    run = _Run(network, plan, candidates, x, views, chunk, damping, progress, clock)
+    run = _Run(network, plan, candidates, x, views, chunk, damping, precision, progress, clock)
     scored = min(_SCORED, 1 + len(views))
     if solver == COMPENSATED:
         most = max(1, positions // _PER_VIEW) + _HELD_OUT
@@ -182,6 +189,7 @@ def trace(
         "focus": focus,
         "positions": positions,
         "pattern": pattern,
+        "precision": precision,
         "stem": stem,
         "chunk": chunk,
         "device": str(x.device),
@@ -230,8 +238,12 @@ class _Run:
     views: Tensor
     chunk: int
     damping: float
+    precision: str
     progress: Progress | None
     clock: _Clock
+
+    def lowered(self) -> AbstractContextManager[object]:
+        return run_in(self.precision, self.x.device)
 
 
 _Found = tuple[dict[str, Tensor], dict[str, LayerTrace], dict[str, Any]]
@@ -244,12 +256,16 @@ def _front_to_back(
     network, images = run.network, torch.cat([run.x, run.views])
     ratios = {} if rule else allocate(sparsity, run.candidates)
     chosen = [m for m in run.candidates if rule or ratios[m.name] > 0]
-    observed = observe(network, images, chosen, run.plan.shapes, sampling, run.chunk, run.progress)
+    with run.lowered():
+        observed = observe(
+            network, images, chosen, run.plan.shapes, sampling, run.chunk, run.progress
+        )
     run.clock.lap("observe")
     for level, keep in _masks(run, observed, chosen, rule or ratios, pattern):
-        found = compensate(
-            network, images, chosen, run.plan.shapes, observed, keep, run.damping, run.progress
-        )
+        with run.lowered():
+            found = compensate(
+                network, images, chosen, run.plan.shapes, observed, keep, run.damping, run.progress
+            )
         lost = float(divergence(observed.logits[0], found.logits[0]))
         unseen = _unseen(observed.logits, found.logits, sampling.fitted)
         same = bool(observed.logits[0].argmax() == found.logits[0].argmax())
@@ -326,14 +342,16 @@ def _layer_by_layer(
     network, plan = run.network, run.plan
     if rule:
         images = torch.cat([run.x, run.views])[: sampling.scored]
-        observed = observe(network, images, run.candidates, plan.shapes, sampling, run.chunk)
+        with run.lowered():
+            observed = observe(network, images, run.candidates, plan.shapes, sampling, run.chunk)
         keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
         ratios = {name: float((~mask).double().mean()) for name, mask in keep.items()}
         run.clock.lap("observe")
     else:
         ratios = allocate(sparsity, run.candidates)
     chosen = [matrix for matrix in run.candidates if ratios[matrix.name] > 0]
-    recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
+    with run.lowered():
+        recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
     run.clock.lap("record")
     with torch.no_grad():
         tensors, rows = solve_layers(

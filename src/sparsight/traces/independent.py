@@ -16,6 +16,7 @@ from sparsight.networks import LayerCall, Network, Recording, WeightMatrix
 from sparsight.networks.matrices import parameter_of, weight_of
 from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.plan import Plan
+from sparsight.traces.precision import in_full
 from sparsight.traces.result import LayerTrace
 from sparsight.traces.solvers import SOLVERS, Moments
 
@@ -40,6 +41,7 @@ def record(
     leaders = {plan.leader[matrix.name] for matrix in matrices}
     recorded = [m for m in plan.order if m in matrices or m.name in leaders]
 
+    @in_full
     def add(call: LayerCall) -> None:
         name = call.matrix.name
         squared = call.squared_output()

@@ -46,6 +46,7 @@ class TraceOptions(TypedDict, total=False):
     focus: float
     positions: int
     pattern: str
+    precision: str
     stem: bool
     chunk: int
 

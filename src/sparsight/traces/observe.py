@@ -28,6 +28,7 @@ from sparsight.networks import LayerCall, LayerInput, Network, Recording, Weight
 from sparsight.networks.matrices import weight_of
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import Positions, draw, images_first, inputs_at, outputs_at, wide
+from sparsight.traces.precision import in_full
 
 __all__ = ["Observed", "Sampling", "observe"]
 
@@ -165,7 +166,7 @@ def observe(
                 noise = torch.randn(size, generator=generator).to(images.device)
             if len(share):
                 _backward(logits, batch, share, noise[start : start + chunk])
-        answers.append(logits.detach())
+        answers.append(logits.detach().to(images.dtype))
     found.logits = torch.cat(answers)
     return found
 
@@ -202,6 +203,7 @@ class _Watch:
         self.start, self.images = start, images
         self.uses: Counter[str] = Counter()
 
+    @in_full
     def see(self, call: LayerCall) -> None:
         name, found = call.matrix.name, self.found
         shape, key = self.shapes[name], (name, self.uses[name])
