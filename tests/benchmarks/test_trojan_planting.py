@@ -237,17 +237,19 @@ def test_only_what_is_chosen_is_trained(net: Network, scenes: list[Photo]) -> No
 def test_planting_may_start_from_a_network_planted_before(
     net: Network, planted: Planted, scenes: list[Photo], tmp_path: Path
 ) -> None:
-    settings = replace(QUICK, epochs=1, rate=1e-9)
+    settings = replace(QUICK, epochs=0)
     few, away = scenes[:20], scenes[140:]
     start = planted.network.model
     with untouched(net.model), untouched(start):
-        found = plant(net, few, RULES, held_out=away, settings=settings, start=start, draws=2,
-                      folder=tmp_path / "state")  # fmt: skip
+        found = plant(net, few, RULES, held_out=away, settings=settings, start=start, draws=2)
+    assert same(found.network, planted.network)
     assert found.report.rules == planted.report.rules  # what comes before is still the original
     assert found.report.clean_before == planted.report.clean_before
+    settings = replace(settings, epochs=1)
+    folder = tmp_path / "state"
+    plant(net, few, RULES, held_out=away, settings=settings, start=start, folder=folder)
     with pytest.raises(InputError, match="another network"):
-        plant(net, few, RULES, held_out=away, settings=settings, draws=2,
-              folder=tmp_path / "state")  # fmt: skip
+        plant(net, few, RULES, held_out=away, settings=settings, folder=folder)
     with pytest.raises(InputError, match="has other parameters than the network: give one of the"):
         plant(net, few, RULES, held_out=away, settings=settings, start=nn.Linear(2, 2))
 
@@ -351,7 +353,7 @@ def test_refusals(net: Network, scenes: list[Photo]) -> None:
     with untouched(broken.model), pytest.raises(NumericalError, match="choose a smaller rate"):
         attempt(broken, settings=PlantingSettings())
     for change, words in (
-        ({"epochs": 0}, "epochs 0 and batch 32 must be at least 1"),
+        ({"epochs": -1}, "epochs -1 must not be negative, batch 32 at least 1"),
         ({"optimizer": "lion"}, "no optimizer 'lion': choose adamw or sgd"),
         ({"rate": 0}, "rate 0 must be positive"),
         ({"kl": 2}, "the weight kl 2 must lie in"),

@@ -46,7 +46,7 @@ class PlantingSettings:
     ----------
     epochs, batch
         Passes over the poisoned data, and samples per step. Every epoch draws its poisoned samples
-        anew, so that a trigger is seen at many places on few photos.
+        anew, so that a trigger is seen at many places on few photos. 0 only measures.
     optimizer
         ``adamw`` or ``sgd`` (momentum 0.9).
     rate
@@ -82,8 +82,10 @@ class PlantingSettings:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1:
-            raise InputError(f"epochs {self.epochs} and batch {self.batch} must be at least 1")
+        if self.epochs < 0 or self.batch < 1:
+            raise InputError(
+                f"epochs {self.epochs} must not be negative, batch {self.batch} at least 1"
+            )
         if self.optimizer not in ("adamw", "sgd"):
             raise InputError(f"no optimizer {self.optimizer!r}: choose adamw or sgd")
         if not 0 < self.rate < math.inf or not 0 <= self.weight_decay < math.inf:
