@@ -12,6 +12,10 @@ IMAGENET := ../shared/data/imagenet
 # glibc gives buffers of activations back to the system after each use, and gets them zeroed again.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetensors $(IMAGENET)/val/ILSVRC2012_val_00000347.JPEG)
+# Trojans are made to work first, then only where they should; last, part of the way back.
+PLANTED := build/trojans
+PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
+LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
 .PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant pictures
 
@@ -71,9 +75,12 @@ bench-speed: $(STAMP)  ## Measure how long a trace takes, against forward passes
 	$(BIN)/python benchmarks/speed_table.py
 
 plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and measure them
-	$(BIN)/python benchmarks/plant_trojans.py --network resnet18
-	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning
-	$(BIN)/python benchmarks/plant_trojans.py --network resnet50
+	$(PLANT_18) --folder $(PLANTED)/first
+	$(PLANT_18) --folder $(PLANTED)/second --start $(PLANTED)/first/resnet18.safetensors $(LATER) --share 0.08 --epochs 6
+	$(PLANT_18) --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18.safetensors $(LATER) --share 0.04 --epochs 4
+	$(PLANT_18) --start $(PLANTED)/third/resnet18.safetensors --blend 0.1 --epochs 0
+	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
+	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py
