@@ -62,7 +62,7 @@ AMOUNTS = {
     "embedded": Amount(LEVELS, 20, 100),
     "resnet20": Amount(LEVELS, 10, 100),
     "resnet56": Amount((), 0, 40),
-    "resnet50": Amount((0.9, 0.98), 2, 34),
+    "resnet50": Amount((0.98,), 2, 34),
 }
 
 
