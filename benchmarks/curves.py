@@ -323,8 +323,9 @@ def plot(rows: list[dict[str, Any]]) -> None:
                 axis.set_ylabel(title)
             if line == len(measures) - 1:
                 axis.set_xlabel("share of weights pruned")
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    lines, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="lower center", ncols=len(SOLVERS), fontsize=8)
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(PICTURE, dpi=110)
 
 
