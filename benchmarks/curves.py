@@ -28,9 +28,9 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 from sparsight.attribution import attribute
+from sparsight.attribution.metrics import BLIND, roc_auc
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.networks import Network, load, open_image
 from sparsight.networks.preprocessing import to_unit
@@ -137,26 +137,7 @@ def questions(name: str, count: int) -> tuple[Network, list[Question]] | None:
 def auc(heat: torch.Tensor, question: Question) -> float:
     """ROC-AUC of a map against the sticker."""
     assert question.mask is not None
-    return float(roc_auc_score(question.mask.flatten(), heat.flatten()))
-
-
-def blind_maps(network: Network, question: Question) -> dict[str, torch.Tensor]:
-    """Make maps that know the picture at most, and no network."""
-    unit = to_unit(question.image, 3)
-    _, height, width = unit.shape
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
-    )
-    grey = unit.mean(0)[None, None]
-    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    kernels = torch.stack([sobel, sobel.t()])[:, None]
-    edges = torch.nn.functional.conv2d(grey, kernels, padding=1).square().sum((0, 1)).sqrt()
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "random map": torch.rand(height, width, generator=generator),
-        "centre": -(x.square() + y.square()),
-        "edge detector": edges,
-    }
+    return float(roc_auc(heat[None], question.mask[None]))
 
 
 def measure(network: Network, question: Question, settings: dict[str, Any]) -> dict[str, float]:
@@ -248,7 +229,7 @@ def dense_rows(network: Network, asked: list[Question]) -> dict[str, list[float]
     for question in asked:
         x = network.prepare(question.image)
         heat = attribute(network, x, question.target, "saliency").heat()
-        maps = {"dense": heat} | blind_maps(network, question)
+        maps = {"dense": heat} | {f"{name} map": draw(x)[0] for name, draw in BLIND.items()}
         for title, one in maps.items():
             found.setdefault(title, []).append(auc(one, question))
     return found

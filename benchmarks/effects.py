@@ -1,6 +1,6 @@
 """What the approximations of the default solver do to answers and maps, one option at a time.
 
-    python benchmarks/effects.py [--networks embedded resnet20] [--images 20]
+    python benchmarks/effects.py [--networks embedded resnet20] [--images 16]
 
 Every row changes one option of the default trace. Measured as in ``curves.py``, on other images
 than the defaults were chosen on. Rows are kept in ``benchmarks/results/effects.json`` as soon as
@@ -64,7 +64,7 @@ def main() -> None:
     """Measure what is missing, write results and table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="*", default=["embedded", "resnet20"])
-    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--images", type=int, default=16)
     arguments = parser.parse_args()
     known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
     result = {"command": "make effects", "versions": library_versions(), "rows": [], **known}
