@@ -1,4 +1,4 @@
-"""``bench trojan`` and ``bench insertion``: rows, tables, plots, cases; taken up again; refusals."""
+"""``bench trojan`` and ``bench insertion``: rows, tables, plots, cases; what is refused."""
 
 from __future__ import annotations
 
