@@ -200,20 +200,19 @@ def speed_table(report: SpeedReport) -> Group:
 
 def maps_table(summary: Summary) -> Table:
     """Lay one metric out: arms down, the mean over methods and what it took across."""
-    table = _table("", f"#{summary.metric} %", "#from dense", "#gap closed %", "#kept", "#s/image")
+    table = _table("", f"#{summary.metric} %", "#gap closed %", "#kept", "#s/image")
+    table.columns[0].min_width = _NARROW
     for arm, means in summary.means.items():
         if arm == "blind":
             continue
-        change = summary.differences.get(arm, {}).get("mean")
         closed = summary.closed.get(arm)
         table.add_row(
             clean(arm),
             means["mean"].percent(),
-            change.percent() if change else "",
             closed.percent(0) if closed else "",
             percent(summary.kept[arm]),
             seconds(summary.seconds[arm]),
         )
     for name, estimate in summary.means.get("blind", {}).items():
-        table.add_row(name, estimate.percent(), "", "", "", "")
+        table.add_row(name, estimate.percent(), "", "", "")
     return table

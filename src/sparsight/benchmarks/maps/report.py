@@ -124,7 +124,7 @@ def _plot_arms(file: Path, summary: Summary) -> None:
         range(len(methods)), [m.replace("_", " ") for m in methods], rotation=30, ha="right"
     )
     axis.set_ylabel(f"{summary.metric}, %")
-    axis.legend(fontsize=7, ncols=2)
+    axis.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
     figure.savefig(file, dpi=110)
 
 
