@@ -17,9 +17,8 @@ are measured, and measured rows are not measured again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
@@ -34,9 +33,8 @@ from sparsight.attribution.metrics import BLIND, roc_auc
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.networks import Network, load, open_image
 from sparsight.networks.preprocessing import to_unit
-from sparsight.storage import library_versions
 from sparsight.traces import Augmentation, trace
-from tables import write_table
+from tables import Rows, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -192,9 +190,14 @@ def collect(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def run(networks: list[str], keep: Callable[[dict[str, Any]], None]) -> None:
+def run(networks: list[str], rows: Rows) -> None:
     """Measure what is missing."""
-    done = {(r["network"], r["solver"], r["sparsity"]) for r in read()["rows"]}
+    done = {(r["network"], r["solver"], r["sparsity"]) for r in rows.all}
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.keep(row)
+        print(table([row]).splitlines()[-1], flush=True)
+
     for name in networks:
         levels, images, default = AMOUNTS[name]
         todo = [("compensated", "auto", default)]
@@ -207,11 +210,11 @@ def run(networks: list[str], keep: Callable[[dict[str, Any]], None]) -> None:
         if name == "embedded":
             todo.insert(0, ("dense", "none", default))
         todo = [(*pair, count) for *pair, count in todo if (name, *pair) not in done]
-        found = questions(name, max(images, default)) if todo else None
-        if found is None:
+        prepared = questions(name, max(images, default)) if todo else None
+        if prepared is None:
             print(f"{name}: nothing to do" if not todo else f"{name}: no data beside the checkout")
             continue
-        network, asked = found
+        network, asked = prepared
         for solver, sparsity, count in todo:
             chosen = asked[:: len(asked) // count][:count]
             if solver == "dense":
@@ -219,8 +222,8 @@ def run(networks: list[str], keep: Callable[[dict[str, Any]], None]) -> None:
                     keep(summarise(name, title, "none", {"sticker_auc": values}))
                 continue
             settings = {"solver": solver, "sparsity": sparsity}
-            rows = [measure(network, q, settings | {"seed": i}) for i, q in enumerate(chosen)]
-            keep(summarise(name, solver, sparsity, collect(rows)))
+            found = [measure(network, q, settings | {"seed": i}) for i, q in enumerate(chosen)]
+            keep(summarise(name, solver, sparsity, collect(found)))
 
 
 def dense_rows(network: Network, asked: list[Question]) -> dict[str, list[float]]:
@@ -233,14 +236,6 @@ def dense_rows(network: Network, asked: list[Question]) -> dict[str, list[float]
         for title, one in maps.items():
             found.setdefault(title, []).append(auc(one, question))
     return found
-
-
-def read() -> dict[str, Any]:
-    """Read what has been measured so far."""
-    if RESULT.is_file():
-        content: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8"))
-        return content
-    return {"command": "make curves", "versions": library_versions(), "rows": []}
 
 
 def cell(row: dict[str, Any], name: str, form: str) -> str:
@@ -316,22 +311,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", choices=AMOUNTS, default=list(AMOUNTS))
     parser.add_argument("--plot-only", action="store_true")
     arguments = parser.parse_args()
-    result = read()
-
-    def keep(row: dict[str, Any]) -> None:
-        result["rows"].append(row)
-        temporary = RESULT.with_suffix(".part")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(RESULT)
-        print(table([row]).splitlines()[-1], flush=True)
-
+    rows = Rows(RESULT, "make curves")
     if not arguments.plot_only:
-        run(arguments.networks, keep)
-    short = [r for r in result["rows"] if not r["sparsity"].startswith("network:")]
-    short += [r for r in result["rows"] if r["sparsity"] in ("network:0.9", "network:0.98")]
+        run(arguments.networks, rows)
+    short = [r for r in rows.all if not r["sparsity"].startswith("network:")]
+    short += [r for r in rows.all if r["sparsity"] in ("network:0.9", "network:0.98")]
     short.sort(key=lambda r: r["network"])
     write_table(PAGE, table(short))
-    plot(result["rows"])
+    plot(rows.all)
 
 
 if __name__ == "__main__":

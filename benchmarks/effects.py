@@ -10,12 +10,10 @@ they are measured; the table goes to ``docs/explanation/compensation.md``.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from curves import ROOT, cell, collect, dense_rows, measure, questions, summarise
-from sparsight.storage import library_versions
-from tables import write_table
+from tables import Rows, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "effects.json"
 PAGE = ROOT / "docs" / "explanation" / "compensation.md"
@@ -66,15 +64,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=["embedded", "resnet20"])
     parser.add_argument("--images", type=int, default=16)
     arguments = parser.parse_args()
-    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    result = {"command": "make effects", "versions": library_versions(), "rows": [], **known}
-    done = {(row["network"], row["solver"]) for row in result["rows"]}
+    measured = Rows(RESULT, "make effects")
+    done = {(row["network"], row["solver"]) for row in measured.all}
 
     def keep(row: dict[str, Any]) -> None:
-        result["rows"].append(row)
-        temporary = RESULT.with_suffix(".part")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(RESULT)
+        measured.keep(row)
         print(row["network"], row["solver"], row["medians"], flush=True)
 
     for name in arguments.networks:
@@ -90,7 +84,7 @@ def main() -> None:
             if (name, title) not in done:
                 rows = [measure(network, q, options | {"seed": i}) for i, q in enumerate(asked)]
                 keep(summarise(name, title, "auto", collect(rows)))
-    write_table(PAGE, table(result["rows"]))
+    write_table(PAGE, table(measured.all))
 
 
 if __name__ == "__main__":

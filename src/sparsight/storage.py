@@ -15,7 +15,14 @@ from typing import Any
 
 from sparsight.errors import InputError
 
-__all__ = ["atomic_folder", "library_versions", "read_manifest", "write_manifest"]
+__all__ = [
+    "atomic_folder",
+    "library_versions",
+    "read_manifest",
+    "save_report",
+    "write_manifest",
+    "write_text",
+]
 
 _LIBRARIES = ("sparsight", "torch", "torchvision", "timm", "captum", "zennit", "transformers")
 
@@ -113,11 +120,33 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text file through a temporary one, so that it is there whole or not at all."""
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
 def write_manifest(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write a JSON manifest through a temporary file; call it last."""
-    temporary = folder / f".{name}.part"
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / name)
+    """Write a JSON manifest whole or not at all; call it last."""
+    write_text(folder / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def save_report(file: str | Path, kind: str, schema: int, content: Mapping[str, Any]) -> Path:
+    """Write a report that is one JSON file, for :func:`read_manifest`; what is there is replaced.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    file = Path(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_manifest(file.parent, file.name, {"kind": kind, "schema": schema, **content})
+    except OSError as error:
+        raise InputError(f"cannot write {file} ({error.strerror or error})") from error
+    return file
 
 
 def read_manifest(folder: str | Path, name: str, kind: str, schema: int) -> dict[str, Any]:

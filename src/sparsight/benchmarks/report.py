@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from sparsight.errors import InputError
-from sparsight.storage import read_manifest, write_manifest
+from sparsight.storage import read_manifest, save_report
 
 __all__ = ["SpeedReport"]
 
@@ -132,14 +132,7 @@ class SpeedReport:
         >>> again == report, again.ratios
         (True, {'trace over forward': 1.5})
         """
-        file = Path(file)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            content = {"kind": _KIND, "schema": _SCHEMA, **self.describe()}
-            write_manifest(file.parent, file.name, content)
-        except OSError as error:
-            raise InputError(f"cannot write {file} ({error.strerror or error})") from error
-        return file
+        return save_report(file, _KIND, _SCHEMA, self.describe())
 
     @classmethod
     def load(cls, file: str | Path) -> SpeedReport:

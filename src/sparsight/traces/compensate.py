@@ -143,19 +143,19 @@ def compensate(
     solutions: dict[str, Solution] = {}
     tensors = {m.parameter: parameter_of(network.model, m) for m in matrices}
 
-    @in_full
     def solve(use: LayerInput) -> None:
         matrix, name = use.matrix, use.matrix.name
         if name in solutions:
             return
         if progress is not None:
             progress("solving", len(solutions), len(matrices))
-        x, y = _fitted_on(use, observed, shapes[name], len(images))
-        weight = weight_of(model, matrix).to(x.dtype)
-        try:
-            solutions[name] = _solve(weight, x, y, keep[name].to(x.device), damping)
-        except NumericalError as error:
-            raise NumericalError(f"layer {name!r}: {error}") from error
+        with in_full(use.input.device):
+            x, y = _fitted_on(use, observed, shapes[name], len(images))
+            weight = weight_of(model, matrix).to(x.dtype)
+            try:
+                solutions[name] = _solve(weight, x, y, keep[name].to(x.device), damping)
+            except NumericalError as error:
+                raise NumericalError(f"layer {name!r}: {error}") from error
         matrix.write(model.get_parameter(matrix.parameter), solutions[name].weight)
 
     with overlay(network.model, tensors) as model, Recording(model, matrices, on_input=solve):

@@ -41,15 +41,15 @@ def record(
     leaders = {plan.leader[matrix.name] for matrix in matrices}
     recorded = [m for m in plan.order if m in matrices or m.name in leaders]
 
-    @in_full
     def add(call: LayerCall) -> None:
         name = call.matrix.name
-        squared = call.squared_output()
-        outputs[name] = outputs[name] + squared if name in outputs else squared
-        if name in leaders:
-            if name not in moments:
-                moments[name] = moment_for(call, len(views))
-            moments[name].add(call)
+        with in_full(call.input.device):
+            squared = call.squared_output()
+            outputs[name] = outputs[name] + squared if name in outputs else squared
+            if name in leaders:
+                if name not in moments:
+                    moments[name] = moment_for(call, len(views))
+                moments[name].add(call)
 
     if not matrices:
         return moments, outputs

@@ -203,13 +203,12 @@ class _Watch:
         self.start, self.images = start, images
         self.uses: Counter[str] = Counter()
 
-    @in_full
     def see(self, call: LayerCall) -> None:
         name, found = call.matrix.name, self.found
         shape, key = self.shapes[name], (name, self.uses[name])
         self.uses[name] += 1
         where = found.where[name].of(self.start, self.start + self.images, call.input.device)
-        with torch.no_grad():
+        with torch.no_grad(), in_full(call.input.device):
             if len(where.image):
                 piece = outputs_at(call, where, self.images, shape.output)
                 found.targets.setdefault(key, []).append(piece)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -15,9 +12,6 @@ __all__ = ["PRECISIONS", "in_full", "run_in"]
 
 PRECISIONS = ("full", "bfloat16")
 """``full`` is the network's own."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def run_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -47,13 +41,6 @@ def run_in(precision: str, device: torch.device) -> AbstractContextManager[objec
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def in_full(watch: Callable[P, R]) -> Callable[P, R]:
-    """Let a function compute as if it were not called from within such a block."""
-
-    @wraps(watch)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next((a.input.device.type for a in args if hasattr(a, "input")), "cpu")
-        with torch.autocast(device, enabled=False):
-            return watch(*args, **kwargs)
-
-    return inner
+def in_full(device: torch.device) -> AbstractContextManager[object]:
+    """Return a block that computes as if it were not within one of :func:`run_in`."""
+    return torch.autocast(device.type, enabled=False)

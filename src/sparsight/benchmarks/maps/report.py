@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from sparsight.attribution.metrics import METRICS
 from sparsight.benchmarks.maps.run import Row
 from sparsight.benchmarks.maps.summary import Summary, summarise
-from sparsight.storage import library_versions
+from sparsight.storage import library_versions, write_manifest, write_text
 
 __all__ = ["markdown", "summaries", "write_report"]
 
@@ -72,21 +70,15 @@ def write_report(
         "versions": library_versions(),
         "metrics": {name: asdict(summary) for name, summary in found.items()},
     }
-    _write(folder / _SUMMARY, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_manifest(folder, _SUMMARY, content)
     cases = next(iter(found.values())).cases
     text = [f"{cases} cases; brackets: 95 % bootstrap intervals over cases."]
     text += [markdown(summary) for summary in found.values()]
-    _write(folder / _TABLES, "\n\n".join(text) + "\n")
+    write_text(folder / _TABLES, "\n\n".join(text) + "\n")
     first = found[metrics[0]]
     _plot_arms(folder / "arms.png", first)
     _plot_seconds(folder / "seconds.png", first)
     return found
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def _figure(width: float, height: float) -> Any:
@@ -102,7 +94,7 @@ def _plot_arms(file: Path, summary: Summary) -> None:
     """Draw each arm's value per method, with the maps that know no network as lines."""
     arms = [arm for arm in summary.means if arm != "blind"]
     methods = list(summary.means[arms[0]])
-    figure = _figure(1.5 + 0.9 * len(methods), 4)
+    figure = _figure(max(7, 1.5 + 0.9 * len(methods)), 4)
     axis = figure.subplots()
     width = 0.8 / len(arms)
     for i, arm in enumerate(arms):

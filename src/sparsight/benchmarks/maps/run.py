@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from sparsight.benchmarks.maps.arms import Arm
 from sparsight.benchmarks.maps.cases import Case
 from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, overlay
+from sparsight.storage import write_text
 
 __all__ = ["Row", "Score", "measure_maps", "read_rows"]
 
@@ -172,9 +172,7 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> list[Row]:
     elif rows.exists():
         raise InputError(f"{folder} holds rows of unknown settings: choose another folder")
     else:
-        temporary = folder / f".{_SETTINGS}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, known)
+        write_text(known, text)
     if not rows.exists():
         return []
     content = rows.read_text(encoding="utf-8")

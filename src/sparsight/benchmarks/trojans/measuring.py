@@ -14,7 +14,7 @@ from sparsight.benchmarks.trojans.poison import Photo
 from sparsight.benchmarks.trojans.rules import PlantingRule, check_rules
 from sparsight.errors import InputError
 from sparsight.networks import Network
-from sparsight.storage import read_manifest, write_manifest
+from sparsight.storage import read_manifest, save_report
 
 __all__ = ["PlantingReport", "Progress", "RuleReport", "clean_accuracy", "measure_rule"]
 
@@ -141,14 +141,7 @@ class PlantingReport:
         InputError
             If the file cannot be written.
         """
-        file = Path(file)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            content = {"kind": _KIND, "schema": _SCHEMA, **self.describe()}
-            write_manifest(file.parent, file.name, content)
-        except OSError as error:
-            raise InputError(f"cannot write {file} ({error.strerror or error})") from error
-        return file
+        return save_report(file, _KIND, _SCHEMA, self.describe())
 
     @classmethod
     def load(cls, file: str | Path) -> PlantingReport:
