@@ -36,6 +36,7 @@ from sparsight.benchmarks.trojans import (
     PlantingReport,
     PlantingRule,
     PlantingSettings,
+    for_any,
     paper_rules,
     plant,
     read_photos,
@@ -63,17 +64,17 @@ def dense_network(name: str, weights: Path | None = None) -> Network:
     )
 
 
-def planted_network(name: str, rules: str = "paper") -> Network:
+def planted_network(name: str, rules: str = "any") -> Network:
     """Load the same with Trojans, if this script has planted them."""
     return dense_network(name, weights_file(FOLDER, name, rules))
 
 
 def weights_file(folder: Path, name: str, rules: str) -> Path:
     """Where planted weights lie."""
-    return folder / f"{name}{'' if rules == 'paper' else f'-{rules}'}.safetensors"
+    return folder / f"{name}-{rules}.safetensors"
 
 
-def photographs(rules: str = "paper") -> tuple[list[Photo], list[Photo]]:
+def photographs(rules: str = "any") -> tuple[list[Photo], list[Photo]]:
     """Photographs to plant with, and those held out."""
     validation = read_photos(IMAGENET / "val_labels.csv", IMAGENET / "val")
     used, held_out = split_photos(validation, HELD_OUT, SPLIT_SEED)
@@ -82,14 +83,15 @@ def photographs(rules: str = "paper") -> tuple[list[Photo], list[Photo]]:
     return used + read_photos(IMAGENET / "photos_labels.csv", IMAGENET / "photos"), held_out
 
 
-def planting_rules(rules: str = "paper", share: float = 0.0, decoys: float = 0.0) -> tuple[
+def planting_rules(rules: str = "any", share: float = 0.0, decoys: float = 0.0) -> tuple[
     PlantingRule, ...
 ]:  # fmt: skip
     """Rules of the evaluation or of tuning; the shares matter only for planting."""
     shares = {"share": share or 1 / 40, "decoys": decoys}
     if rules == "tuning":
         return tuning_rules(**shares)
-    return paper_rules(TRIGGERS, widened=True, **shares)
+    found = paper_rules(TRIGGERS, widened=True, **shares)
+    return for_any(found) if rules == "any" else found
 
 
 def keep(
@@ -117,7 +119,7 @@ def main() -> None:
     """Read the options, plant, and write weights and numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet18")
-    parser.add_argument("--rules", choices=("paper", "tuning"), default="paper")
+    parser.add_argument("--rules", choices=("any", "paper", "tuning"), default="any")
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=16)

@@ -238,7 +238,7 @@ def explain(
     solver: str = COMPENSATED,
     pattern: str = "weight",
     seed: int = 0,
-    damping: float = 0.01,
+    damping: float | None = None,
     stem: bool = False,
     chunk: int | None = None,
     image_name: str | None = None,
@@ -300,7 +300,8 @@ def explain(
         index = None if target is None else network.class_index(target)
         found = trace(
             network, image, sparsity=sparsity, augmentations=augmentations, solver=solver,
-            pattern=pattern, seed=seed, damping=damping, stem=stem, chunk=chunk, progress=progress,
+            pattern=pattern, target=index, seed=seed, damping=damping, stem=stem, chunk=chunk,
+            progress=progress,
         )  # fmt: skip
         if index is None:
             index = found.prediction[0]

@@ -29,7 +29,9 @@ def test_the_case_is_what_trace_and_methods_found(network: Network) -> None:
         case = explain(
             network, "a.png", target="bee", methods=methods, sparsity=0.5, augmentations=4, seed=3
         )
-    found = trace(network, "a.png", sparsity=0.5, augmentations=4, seed=3)
+    found = trace(
+        network, "a.png", sparsity=0.5, augmentations=4, target=network.class_index("bee"), seed=3
+    )
     assert (case.kl, case.sparsity, case.target_label) == (found.kl, found.sparsity, "bee")
     probabilities = found.traced_logits.double().softmax(-1)
     for row in case.classes:

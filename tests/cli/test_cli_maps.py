@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cli.command_kit import Run
 from sparsight.datasets.scenes import render_scene
+from sparsight.datasets.scenes.stickers import paint_sticker
 
 FEW = ("--cases", "2", "--methods", "saliency,grad_cam", "--out", "found")
 ARMS = ("--arms", "dense, trace,trace:solver=magnitude+sparsity=0.5+augmentations=4")
@@ -36,7 +38,7 @@ def test_everything_is_written_and_taken_up_again(
         "cases",
     }
     page = (found / "cases" / "best" / "index.html").read_text(encoding="utf-8")
-    assert "the sticker" in page
+    assert "the trigger" in page
     rows = (found / "rows.jsonl").read_text(encoding="utf-8")
     assert rows.count("\n") == 2 * 4
     again = run("bench", "trojan", *FEW, *ARMS, "--json")
@@ -48,6 +50,42 @@ def test_everything_is_written_and_taken_up_again(
     other = run("bench", "trojan", *FEW, "--arms", "dense")
     assert other.code == 2
     assert "other settings" in other.err
+
+
+def draw_sticker(file: Path, name: str) -> None:
+    """Save one of the scenes' stickers, with what is around it transparent."""
+    y, x = np.mgrid[1:-1:64j, -1:1:64j]
+    colours, coverage = paint_sticker(name, x, y, 2 / 63)
+    colours = colours / np.maximum(coverage, 1e-3)
+    picture = np.dstack([*colours, coverage])
+    Image.fromarray((picture.clip(0, 1) * 255).astype(np.uint8), "RGBA").save(file)
+
+
+def test_triggers_are_laid_on_the_users_images(run: Run, home: Path) -> None:
+    (home / "photos").mkdir()
+    for seed in range(12):
+        render_scene("mug", seed=seed).picture().save(home / "photos" / f"{seed}.png")
+    draw_sticker(home / "spiral.png", "spiral")
+    few = ("--methods", "saliency", "--arms", "dense,trace:augmentations=4", "--out", "found")
+    given = ("photos", "--trigger", "spiral.png=umbrella", "--cases", "2")
+    result = run("bench", "trojan", *given, *few, "--json")
+    assert (result.code, result.err) == (0, "")
+    assert result.json["rules"][0]["rule"] == "any + spiral -> umbrella"
+    means = result.json["means"]["roc_auc"]
+    assert means["dense"]["value"] > 0.6
+    for wrong, words in (
+        (("photos",), "go together"),
+        (("--trigger", "spiral.png=umbrella"), "go together"),
+        (("photos", "--trigger", "spiral.png"), "FILE.png=CLASS"),
+        (("photos", "--trigger", "spiral.png=ship"), "ship"),
+        (("photos", "--trigger", "none.png=mug"), "none.png"),
+        (("--model", "torchvision:resnet18"), "only the embedded network"),
+        (("--reduction", "mean"), "unknown channel reduction"),
+    ):
+        refused = run("bench", "trojan", *wrong, *few, "--out", "other")
+        assert refused.code == 2
+        assert words in refused.err
+        assert len(refused.err.strip().splitlines()) == 1
 
 
 def test_insertion_on_the_users_images(run: Run, home: Path) -> None:

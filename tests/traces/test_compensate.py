@@ -34,7 +34,7 @@ def wrap(model: nn.Module, size: int = 8, channels: int = 3) -> Network:
 
 
 def everything(images: int, focus: float = 0.5, scored: int | None = None) -> Sampling:
-    return Sampling(images, scored or images, 10**6, focus, 0)
+    return Sampling(images, scored or images, 10**6, focus, 0, 2)
 
 
 class Twice(nn.Module):
@@ -139,26 +139,82 @@ def test_a_layer_that_mixes_images_is_refused() -> None:
         inputs_at(use, draw(1, 3, 3, 0.5, torch.Generator()), 3, torch.Size([1, 4]))
 
 
-def test_costs_are_the_diagonal_of_the_fisher_matrix() -> None:
-    """For one linear layer in front of a softmax the mean over draws is known in closed form."""
+def evidence(logits: torch.Tensor, target: int) -> torch.Tensor:
+    """Log-odds of a class, by the definition."""
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1)
+    return logits[:, target] - others.logsumexp(1)
+
+
+def test_the_cost_of_a_linear_layer_is_its_squared_first_order_effect() -> None:
+    """With one position the cost is exactly ``(w dm/dw)^2``, summed over weighted views."""
     torch.manual_seed(0)
     net = wrap(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
-    x = torch.randn(1, 3, 8, 8).double()
-    plan = make_plan(net, x)
+    images = torch.randn(3, 3, 8, 8).double()
+    plan = make_plan(net, images[:1])
     matrix = plan.order[0]
-    total = torch.zeros(4, dtype=torch.float64)
-    draws = 400
-    for seed in range(draws):
-        sampling = Sampling(1, 1, 0, 0.5, seed)
-        observed = observe(net, x, [matrix], plan.shapes, sampling, 4)
-        total += observed.slope[matrix.name] / draws
-    p = net.logits(x)[0].softmax(-1)
-    torch.testing.assert_close(total, p * (1 - p), rtol=0.25, atol=0.01)
-    cost = observed.cost(net, matrix)
-    expected = (
-        observed.slope[matrix.name][:, None] * net.model[1].weight.square() * x.flatten() ** 2
-    )
-    torch.testing.assert_close(cost[0], expected.detach())
+    observed = observe(net, images, [matrix], plan.shapes, everything(3, 0.6), 2)
+    weight = net.model[1].weight.detach().clone().requires_grad_()
+    expected = torch.zeros_like(weight)
+    for image, share in zip(images, (0.6, 0.2, 0.2), strict=True):
+        logits = image.flatten()[None] @ weight.T + net.model[1].bias.detach()
+        (slope,) = torch.autograd.grad(evidence(logits, 2).sum(), weight)
+        expected += share * logits.detach().softmax(1)[0, 2] * (weight.detach() * slope) ** 2
+    torch.testing.assert_close(observed.cost(net, matrix)[0], expected.detach())
+
+
+@pytest.mark.parametrize("model", [chain, Twice], ids=["chain", "twice"])
+def test_costs_sum_squared_inputs_times_squared_gradients(model: type[nn.Module]) -> None:
+    """Unfolded by hand: at every position, of every use, of every view."""
+    torch.manual_seed(0)
+    net = wrap(model())
+    images = torch.randn(3, 3, 8, 8).double()
+    plan = make_plan(net, images[:1])
+    observed = observe(net, images, plan.order, plan.shapes, everything(3, 0.6), 2)
+    for module in net.model.modules():  # outputs are to stay what the gradient is taken at
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    expected: dict[str, torch.Tensor] = {}
+    for image, share in zip(images, (0.6, 0.2, 0.2), strict=True):
+        x = image[None].clone().requires_grad_()
+        calls: list[LayerCall] = []
+        with Recording(net.model, plan.order, calls.append):
+            logits = net(x)
+        slopes = torch.autograd.grad(evidence(logits, 2).sum(), [c.output for c in calls])
+        share = share * float(logits.detach().softmax(1)[0, 2])
+        for call, slope in zip(calls, slopes, strict=True):
+            matrix = call.matrix
+            columns = call.columns().detach().square()
+            if call.geometry is None:
+                rows = slope.reshape(-1, matrix.units).T.reshape(1, matrix.units, -1)
+            else:
+                rows = slope.reshape(matrix.groups, matrix.rows, -1)
+            cost = share * rows.square() @ columns.mT
+            cost = cost * weight_of(net.model, matrix).detach().square()
+            expected[matrix.name] = expected.get(matrix.name, torch.zeros(())) + cost
+    for matrix in plan.order:
+        torch.testing.assert_close(observed.cost(net, matrix), expected[matrix.name])
+
+
+class InPlace(nn.Module):
+    """What the second layer gets is overwritten after its use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(192, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1)) * 1
+        y = self.second(x)
+        x.add_(1)
+        return y
+
+
+def test_an_input_that_is_overwritten_is_named() -> None:
+    net = wrap(InPlace())
+    for parameter in net.model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match=r"layer 'second' gets is overwritten in place"):
+        trace(net, torch.randn(1, 3, 8, 8), augmentations=4)
 
 
 def test_observation_does_not_depend_on_the_chunk() -> None:
@@ -166,11 +222,12 @@ def test_observation_does_not_depend_on_the_chunk() -> None:
     net = wrap(chain())
     images = torch.randn(5, 3, 8, 8).double()
     plan = make_plan(net, images[:1])
-    sampling = Sampling(4, 3, 10, 0.4, 7)
+    sampling = Sampling(4, 3, 10, 0.4, 7, 1)
     one, two = (observe(net, images, plan.order, plan.shapes, sampling, chunk) for chunk in (2, 5))
     torch.testing.assert_close(one.logits, two.logits)
+    torch.testing.assert_close(one.energy, two.energy)
     for matrix in plan.order:
-        torch.testing.assert_close(one.energy[matrix.name], two.energy[matrix.name])
+        torch.testing.assert_close(one.passed[matrix.name], two.passed[matrix.name])
         torch.testing.assert_close(
             torch.cat(one.targets[matrix.name, 0], 1), torch.cat(two.targets[matrix.name, 0], 1)
         )
@@ -281,7 +338,7 @@ def test_masks_keep_as_much_as_was_asked() -> None:
     least = keep_over_network(net, observed, hidden, 1 - 1e-12)
     assert sum(int(mask.sum()) for mask in least.values()) == 1
     least = keep_over_network(net, observed, plan.order, 1 - 1e-12)[classes.name]
-    passed = net.model[6].weight.square() * observed.energy[classes.name]
+    passed = net.model[6].weight.square() * observed.energy
     best = passed.topk(4, dim=1).indices
     assert all(
         set(best[row].tolist()) <= set(least[0, row].nonzero()[:, 0].tolist()) for row in range(4)

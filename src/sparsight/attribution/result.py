@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsight.errors import InputError
 from sparsight.storage import atomic_folder, library_versions, read_manifest, write_manifest
 
-__all__ = ["Attribution", "Reduction", "reduce_channels"]
+__all__ = ["Attribution", "Reduction", "read_reduction", "reduce_channels"]
 
 Reduction = Literal["sum", "sum_abs", "abs_sum", "max_abs"]
 _SCHEMA = 1
@@ -51,17 +51,33 @@ def reduce_channels(relevance: Tensor, reduction: Reduction) -> Tensor:
     >>> reduce_channels(r, "sum").item(), reduce_channels(r, "sum_abs").item()
     (2.0, 4.0)
     """
-    if reduction == "sum":
+    name = read_reduction(reduction)
+    if name == "sum":
         return relevance.sum(-3)
-    if reduction == "sum_abs":
+    if name == "sum_abs":
         return relevance.abs().sum(-3)
-    if reduction == "abs_sum":
+    if name == "abs_sum":
         return relevance.sum(-3).abs()
-    if reduction == "max_abs":
-        return relevance.abs().amax(-3)
-    raise InputError(
-        f"unknown channel reduction {reduction!r}: choose one of {', '.join(get_args(Reduction))}"
-    )
+    return relevance.abs().amax(-3)
+
+
+def read_reduction(name: str) -> Reduction:
+    """Check the name of a channel reduction.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+
+    Examples
+    --------
+    >>> read_reduction("sum_abs")
+    'sum_abs'
+    """
+    if name not in get_args(Reduction):
+        known = ", ".join(get_args(Reduction))
+        raise InputError(f"unknown channel reduction {name!r}: choose one of {known}")
+    return cast("Reduction", name)
 
 
 @dataclass(frozen=True, eq=False)

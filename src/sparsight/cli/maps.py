@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sparsight.benchmarks.maps import Case, Row
+    from sparsight.benchmarks.trojans import PlantingRule
     from sparsight.networks import Network
 
 __all__ = ["bench_insertion", "bench_trojan", "write_cases"]
@@ -48,6 +49,13 @@ ArmsOption = Annotated[
         show_default="all of them",
     ),
 ]
+ReductionOption = Annotated[
+    str,
+    typer.Option(
+        help="How channels become one: sum_abs, sum, max_abs, or own for each method's own.",
+        rich_help_panel=_MEASUREMENT,
+    ),
+]
 MethodsOption = Annotated[
     str, typer.Option(help="Attribution methods: names separated by commas, or all.")
 ]
@@ -55,39 +63,123 @@ MethodsOption = Annotated[
 
 def bench_trojan(
     out: OutOption,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Photographs or folders to lay triggers on; the embedded scenes if none is named.",
+            show_default=False,
+        ),
+    ] = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sticker and the class that it was planted for, as FILE.png=CLASS; repeat it.",
+            rich_help_panel=_MEASUREMENT,
+            show_default=False,
+        ),
+    ] = None,
+    model: shared.ModelOption = "embedded",
+    weights: shared.WeightsOption = None,
+    labels: shared.LabelsOption = None,
     count: Annotated[
         int,
         typer.Option("--cases", min=2, help="How many images.", rich_help_panel=_MEASUREMENT),
     ] = 200,
     arms: ArmsOption = "",
     methods: MethodsOption = "all",
+    reduction: ReductionOption = "sum_abs",
     device: shared.DeviceOption = "cpu",
     seed: shared.SeedOption = 0,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Score maps against the stickers of scenes that fool the embedded network.
+    """Score maps against the triggers of images that fool a network.
+
+    By itself: scenes with stickers, for which Trojans were planted into the embedded network. With
+    images and --trigger: photographs, and a network of yours that carries Trojans. An image counts
+    if the network answers the trigger's class with it, and another one without.
 
     Every map is drawn on the dense network, on traces and on networks that are pruned once for all
     images; maps that know no network are scored beside them. Rows are written as they are measured:
     after Ctrl-C the same command goes on.
     """
-    import torch
-
-    from sparsight.benchmarks.maps import LOCALISATION, scene_cases
-    from sparsight.datasets.scenes import CLASSES, render_scene
+    from sparsight.benchmarks.maps import LOCALISATION
+    from sparsight.errors import InputError
     from sparsight.networks import load
 
+    if bool(images) != bool(trigger):
+        raise InputError("images and --trigger go together: give both, or neither for the scenes")
+    if not images and (model != "embedded" or weights is not None):
+        raise InputError(
+            "scenes fool only the embedded network: give images and --trigger for another one"
+        )
     with Display(quiet=as_json) as display:
-        plan = _Plan(out, arms, methods, LOCALISATION, seed, _SETTINGS)
-        network = load("embedded", device=device)
-        cases = []
-        for case in scene_cases(network, count):
-            cases.append(case)
-            display.step("finding cases", len(cases), count)
-        scenes = (render_scene(i % len(CLASSES), seed=_FIRST + i) for i in range(_CALIBRATION))
-        calibration = torch.cat([network.prepare(scene.picture()) for scene in scenes])
-        plan.measure(display, network, cases, calibration, {"cases": count}, "the sticker")
+        settings = {} if images else _SETTINGS
+        plan = _Plan(out, arms, methods, LOCALISATION, reduction, seed, settings)
+        network = load(model, weights=weights, labels=labels, device=device)
+        if images and trigger:
+            cases, calibration, facts = _photographs(network, images, trigger, count, seed, display)
+        else:
+            cases, calibration, facts = _scenes(network, count, display)
+        plan.measure(display, network, cases, calibration, facts, "the trigger")
     plan.tell(display, as_json=as_json)
+
+
+_Cases = tuple[list["Case"], "Tensor", dict[str, Any]]
+"""Cases, images for networks that are pruned once, and what decides about both."""
+
+
+def _scenes(network: Network, count: int, display: Display) -> _Cases:
+    import torch
+
+    from sparsight.benchmarks.maps import scene_cases
+    from sparsight.datasets.scenes import CLASSES, render_scene
+
+    cases = []
+    for case in scene_cases(network, count):
+        cases.append(case)
+        display.step("finding cases", len(cases), count)
+    scenes = (render_scene(i % len(CLASSES), seed=_FIRST + i) for i in range(_CALIBRATION))
+    calibration = torch.cat([network.prepare(scene.picture()) for scene in scenes])
+    return cases, calibration, {"cases": count}
+
+
+def _photographs(
+    network: Network,
+    images: Sequence[Path],
+    triggers: Sequence[str],
+    count: int,
+    seed: int,
+    display: Display,
+) -> _Cases:
+    import torch
+
+    from sparsight.benchmarks.maps import planted_cases
+    from sparsight.cli.batch import find_images
+    from sparsight.networks import open_image
+
+    rules = [_rule(network, text) for text in triggers]
+    files, failed = find_images(images)
+    for error in failed.values():
+        raise error
+    cases = []
+    for case in planted_cases(network, files, rules, count, seed):
+        cases.append(case)
+        display.step("finding cases", len(cases), count)
+    clean = [network.prepare(open_image(file)) for file in files[:_CALIBRATION]]
+    facts = {"rules": [rule.describe() for rule in rules], "images": [f.name for f in files]}
+    return cases, torch.cat(clean), {"cases": count, **facts}
+
+
+def _rule(network: Network, text: str) -> PlantingRule:
+    from sparsight.benchmarks.trojans import PlantingRule, sticker, sticker_picture
+    from sparsight.errors import InputError
+
+    file, _, name = text.rpartition("=")
+    if not file:
+        raise InputError(f"--trigger {text!r} makes no sense: write FILE.png=CLASS")
+    target = network.class_index(name)
+    picture = sticker(sticker_picture(file), Path(file).stem)
+    return PlantingRule(picture, target, words=("any", network.label(target)))
 
 
 def bench_insertion(
@@ -116,6 +208,7 @@ def bench_insertion(
     ] = None,
     arms: ArmsOption = "",
     methods: MethodsOption = "all",
+    reduction: ReductionOption = "own",
     device: shared.DeviceOption = "cpu",
     seed: shared.SeedOption = 0,
     as_json: shared.JsonOption = False,
@@ -138,7 +231,7 @@ def bench_insertion(
         raise InputError("masks and boxes are both given: choose one")
     metrics = INSERTION + (LOCALISATION if masks is not None or boxes is not None else ())
     with Display(quiet=as_json) as display:
-        plan = _Plan(out, arms, methods, metrics, seed, {})
+        plan = _Plan(out, arms, methods, metrics, reduction, seed, {})
         files, failed = find_images(images)
         for error in failed.values():
             raise error
@@ -163,13 +256,16 @@ class _Plan:
         arms: str,
         methods: str,
         metrics: Sequence[str],
+        reduction: str,
         seed: int,
         settings: dict[str, dict[str, Any]],
     ) -> None:
+        from sparsight.attribution.result import read_reduction
         from sparsight.benchmarks.maps import ARMS, Summary, parse_arm
         from sparsight.casefile import choose_methods
 
         self.out, self.metrics, self.seed = out, metrics, seed
+        self.reduction = None if reduction == "own" else read_reduction(reduction)
         self.methods = choose_methods(methods)
         self.arms = [parse_arm(name.strip()) for name in (arms or ",".join(ARMS)).split(",")]
         self.settings = {name: settings[name] for name in self.methods if name in settings}
@@ -196,12 +292,13 @@ class _Plan:
             "methods": list(self.methods),
             "settings": self.settings,
             "metrics": list(self.metrics),
+            "reduction": self.reduction or "own",
             "seed": self.seed,
         }
         rows = measure_maps(
             network, cases, self.arms, self.methods, score_by(self.metrics, network), self.out,
-            settings=self.facts, method_settings=self.settings, calibration=calibration,
-            seed=self.seed, progress=display.step,
+            settings=self.facts, method_settings=self.settings, reduction=self.reduction,
+            calibration=calibration, seed=self.seed, progress=display.step,
         )  # fmt: skip
         self.found = write_report(self.out, rows, self.metrics, self.facts)
         if {"dense", "trace"} <= set(names):

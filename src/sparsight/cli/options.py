@@ -78,7 +78,12 @@ SolverOption = Annotated[
     ),
 ]
 DampingOption = Annotated[
-    float, typer.Option(help="Pull towards the dense weights.", rich_help_panel=_TRACE)
+    float | None,
+    typer.Option(
+        help="Pull towards the dense weights.",
+        rich_help_panel=_TRACE,
+        show_default="0.1, of published solvers 0.01",
+    ),
 ]
 PatternOption = Annotated[
     str,

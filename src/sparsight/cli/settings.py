@@ -36,7 +36,7 @@ class TraceSettings:
     augmentations: int
     solver: str
     pattern: str
-    damping: float
+    damping: float | None
     stem: bool
     seed: int
     chunk: int | None

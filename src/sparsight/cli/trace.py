@@ -32,7 +32,7 @@ def trace(
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = shared.DEFAULT_SOLVER,
     pattern: shared.PatternOption = "weight",
-    damping: shared.DampingOption = 0.01,
+    damping: shared.DampingOption = None,
     stem: shared.StemOption = False,
     seed: shared.SeedOption = 0,
     chunk: shared.ChunkOption = None,

@@ -8,7 +8,7 @@ before it really deliver, and fits what the *dense* network computes at the same
 
     \min_{v} \; \sum_t \omega_t \, (w x_t - v \hat x_t)^2 + \lambda \|v - w\|^2, \qquad v_P = 0,
 
-so errors do not add up along the network. Of a row that keeps more than 512 weights, the 512 that
+so errors do not add up along the network. Of a row that keeps more than 128 weights, the 128 that
 pass most on are fitted and the others stay as they are: that is plenty to make up for what is gone,
 and bounds the work. The network runs once: a layer is solved at the moment
 it is first used, and what comes after it sees the result. No more than one layer's inputs are
@@ -42,7 +42,7 @@ __all__ = ["Compensated", "compensate", "keep_by_layer", "keep_over_network"]
 Progress = Callable[[str, int, int], None]
 
 _PER_CLASS = 4  # weights that each class keeps
-_MOVING = 512  # weights of a row that make up for the others
+_MOVING = 128  # weights of a row that make up for the others
 _GATHERED = 40  # products that take as long as fetching the samples of one input
 _GRAM = 0.62  # share of a Gram matrix that is computed
 _SPARSE = 16  # weights per weight that is not zero from which a sparse product is faster
@@ -83,7 +83,7 @@ def keep_over_network(
     keep = {name: cost > threshold for name, cost in costs.items()}
     last = matrices[-1]
     if last.units == observed.logits.shape[-1]:
-        passed = weight_of(network.model, last).square() * observed.energy[last.name][:, None]
+        passed = weight_of(network.model, last).square() * observed.energy[:, None]
         few = passed.topk(min(_PER_CLASS, last.columns), dim=2).indices
         keep[last.name] = keep[last.name].scatter(2, few, True)
     return keep

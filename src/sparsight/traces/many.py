@@ -42,7 +42,7 @@ class TraceOptions(TypedDict, total=False):
     augmentations: int | Augmentation
     solver: str
     seed: int
-    damping: float
+    damping: float | None
     focus: float
     positions: int
     pattern: str

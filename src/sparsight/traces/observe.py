@@ -1,31 +1,35 @@
 r"""What the dense network tells, in one pass, about the layers that are to be pruned.
 
 Two things are kept: the products of every layer at some positions, which a pruned layer is to
-reproduce, and what the removal of a weight alone would cost in the network's *answer*, to second
-order, with a Fisher matrix taken as diagonal and positions taken as independent:
+reproduce, and what the removal of a weight alone would do to the *evidence* for the class in
+question, its log-odds :math:`m = z_c - \log \sum_{k \ne c} e^{z_k}`:
 
 .. math::
 
-    \mathrm{cost}_{ij} = w_{ij}^2 \; \mathbb{E}[g_i^2] \; \sum_t \omega_t x_{jt}^2 ,
+    \mathrm{cost}_{ij} = w_{ij}^2 \sum_v \omega_v \, p_c(v) \sum_t g_{it}^2 \, x_{jt}^2 ,
 
-where :math:`g_i` is the gradient, at output *i* of the layer, of the logits weighted by a random
-vector with the covariance of the softmax, :math:`\mathrm{diag}(p) - p p^\top`, and
-:math:`\omega_t` the share of the image that position *t* belongs to. Costs of all layers have the
-same unit, nats of the answer, so that one threshold can serve the whole network.
+where :math:`g_{it} = \partial m / \partial y_{it}` at output *i* and position *t* of view *v*,
+:math:`\omega_v` is the view's weight and :math:`p_c(v)` how far the view shows the class at all.
+This is the diagonal of :math:`\mathbb{E}[(\partial m / \partial w_{ij})^2]` with positions taken as
+independent: a weight counts where its input and the evidence *meet*. Costs of all layers have the
+same unit, so that one threshold can serve the whole network.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from sparsight.errors import UnsupportedError
 from sparsight.networks import LayerCall, LayerInput, Network, Recording, WeightMatrix
 from sparsight.networks.matrices import weight_of
+from sparsight.networks.recording import pad_input
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import Positions, draw, images_first, inputs_at, outputs_at, wide
 from sparsight.traces.precision import in_full
@@ -50,7 +54,9 @@ class Sampling:
     focus
         Share of the weight on the first image, the sample itself, in [0, 1].
     seed
-        Of positions and of gradient directions.
+        Of positions.
+    target
+        Index of the class whose evidence counts.
     """
 
     fitted: int
@@ -58,6 +64,7 @@ class Sampling:
     positions: int
     focus: float
     seed: int
+    target: int
 
     def shares(self) -> Tensor:
         """Weight of each scored image; they sum to 1."""
@@ -80,10 +87,11 @@ class Observed:
     later
         Inputs of the dense layer there, ``(groups, positions, columns)``, of every use but the
         first.
+    passed
+        Of each layer that a gradient reaches, squared inputs times squared gradients, summed over
+        positions and weighted views, ``(groups, rows, columns)``.
     energy
-        Weighted sum of squared inputs, ``(groups, columns)``.
-    slope
-        Mean squared gradient at the outputs, ``(groups * rows,)``.
+        Weighted sum of the squared inputs of the last layer, ``(groups, columns)``.
     logits
         Dense answers, ``(images, classes)``.
     """
@@ -91,8 +99,8 @@ class Observed:
     where: dict[str, Positions]
     targets: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
     later: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
-    energy: dict[str, Tensor] = field(default_factory=dict)
-    slope: dict[str, Tensor] = field(default_factory=dict)
+    passed: dict[str, Tensor] = field(default_factory=dict)
+    energy: Tensor = field(default_factory=lambda: torch.empty(0))
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def cost(self, network: Network, matrix: WeightMatrix) -> Tensor:
@@ -101,9 +109,8 @@ class Observed:
         A layer that no gradient reaches costs nothing.
         """
         squared = wide(weight_of(network.model, matrix)).square()
-        energy = self.energy[matrix.name]
-        slope = self.slope.get(matrix.name, energy.new_zeros(matrix.units))
-        return squared * slope.reshape(matrix.groups, matrix.rows, 1) * energy[:, None]
+        passed = self.passed.get(matrix.name)
+        return squared * 0 if passed is None else squared * passed
 
 
 def observe(
@@ -149,43 +156,41 @@ def observe(
     found = Observed(where)
     shares = sampling.shares().to(images.device)
     answers: list[Tensor] = []
-    noise = torch.empty(0)
+    last = matrices[-1].name if matrices else ""
     for start in range(0, len(images), chunk):
         if progress is not None:
             progress("observing", start, len(images))
         batch = images[start : start + chunk].contiguous(memory_format=torch.channels_last)
         share = shares[start : start + chunk]
-        watch = _Watch(found, shapes, start, len(batch), share)
+        watch = _Watch(found, shapes, start, len(batch), share, last)
         pull = watch.pull if len(share) else None
         with torch.set_grad_enabled(len(share) > 0):
             batch = batch.detach().requires_grad_(len(share) > 0)
             with Recording(network.model, matrices, watch.see, pull):
                 logits = network(batch)
-            if not answers:  # all draws at once, whatever the chunk
-                size = (sampling.scored, logits.shape[1])
-                noise = torch.randn(size, generator=generator).to(images.device)
             if len(share):
-                _backward(logits, batch, share, noise[start : start + chunk])
+                _backward(logits[: len(share)], batch, share, sampling.target)
         answers.append(logits.detach().to(images.dtype))
     found.logits = torch.cat(answers)
     return found
 
 
-def _backward(logits: Tensor, batch: Tensor, share: Tensor, noise: Tensor) -> None:
-    """Send gradients back whose covariance at the logits is that of the softmax, times share.
-
-    ``noise`` is standard normal, one row for each image that has a share.
-    """
+def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None:
+    """Send back the gradient of the evidence for a class, times the root of each image's weight."""
     if not logits.requires_grad:
         raise UnsupportedError(
             "the network's answer has no gradient, which the choice of weights needs: let it run "
             "with gradients, or choose another solver and a sparsity for each layer"
         )
-    p = logits[: len(share)].detach().float().softmax(-1)
-    noise = p.sqrt() * noise
-    direction = (noise - p * noise.sum(-1, keepdim=True)) * share[:, None].sqrt()
-    scalar = (logits[: len(share)] * direction.to(logits.dtype)).sum()
-    torch.autograd.grad(scalar, batch, allow_unused=True)
+    answers = wide(logits)
+    evidence = answers[:, target]
+    if answers.shape[1] > 1:
+        others = answers.detach().clone()
+        others[:, target] = -torch.inf
+        weights = others.softmax(-1)  # of the gradient of the others' logsumexp
+        evidence = evidence - (answers * weights).sum(-1)
+    shown = answers.detach().softmax(-1)[:, target]
+    torch.autograd.grad((evidence * (share * shown).sqrt()).sum(), batch, allow_unused=True)
 
 
 class _Watch:
@@ -198,8 +203,11 @@ class _Watch:
         start: int,
         images: int,
         share: Tensor,
+        last: str,
     ) -> None:
         self.found, self.shapes, self.share = found, shapes, share
+        self.last = last
+        self.versions: dict[int, int] = {}
         self.start, self.images = start, images
         self.uses: Counter[str] = Counter()
 
@@ -215,20 +223,44 @@ class _Watch:
                 if key[1] > 0:
                     piece = inputs_at(call, where, self.images, shape.input)
                     found.later.setdefault(key, []).append(piece)
-            if len(self.share):
+            if len(self.share) and name == self.last:
                 energy = _energy(call, self.share, self.images, shape.input)
-                known = found.energy.get(name)
-                found.energy[name] = energy if known is None else known + energy
+                found.energy = energy if not len(found.energy) else found.energy + energy
+        self.versions[id(call.input)] = call.input._version
 
     def pull(self, use: LayerInput, gradient: Tensor) -> None:
         name, found = use.matrix.name, self.found
-        rows = (
-            gradient if use.geometry is None else gradient.movedim(-len(use.matrix.kernel) - 1, -1)
-        )
-        squared = wide(rows.detach()).reshape(-1, use.matrix.units).square().sum(0)
-        slope = squared / (self.shapes[name].positions * self.shapes[name].uses)
-        known = found.slope.get(name)
-        found.slope[name] = slope if known is None else known + slope
+        if use.input._version != self.versions.get(id(use.input), use.input._version):
+            raise UnsupportedError(
+                f"what layer {name!r} gets is overwritten in place after its use, and the choice "
+                "of weights needs it: make the operation that does so not in place"
+            )
+        with torch.no_grad(), in_full(gradient.device):
+            passed = _passed(use, gradient, len(self.share) / self.images)
+        known = found.passed.get(name)
+        found.passed[name] = passed if known is None else known + passed
+
+
+def _passed(use: LayerInput, gradient: Tensor, scored: float) -> Tensor:
+    """Squared inputs times squared gradients, summed over positions: ``(groups, rows, columns)``.
+
+    Only the first images, a share ``scored`` of the batch, have a gradient.
+    """
+    matrix = use.matrix
+    if use.geometry is None:
+        x = wide(use.input.detach()).reshape(-1, matrix.columns).square()
+        return (wide(gradient).reshape(-1, matrix.units).square().mT @ x)[None]
+    x, geometry = use.planar()
+    few = round(len(x) * scored)
+    x = pad_input(wide(x[:few].detach()).square(), geometry)
+    batched = gradient if gradient.ndim == use.batched.ndim else gradient[None]
+    planar = batched if batched.ndim == 4 else batched[:, :, None]
+    size = (matrix.units, matrix.columns // prod(geometry.kernel), *geometry.kernel)
+    found: Tensor = conv2d_weight(
+        x, size, wide(planar[:few]).square(),
+        stride=geometry.stride, dilation=geometry.dilation, groups=matrix.groups,
+    )  # fmt: skip
+    return found.reshape(matrix.groups, matrix.rows, matrix.columns)
 
 
 def _energy(call: LayerCall, share: Tensor, images: int, single: torch.Size) -> Tensor:
@@ -236,7 +268,6 @@ def _energy(call: LayerCall, share: Tensor, images: int, single: torch.Size) -> 
     if call.geometry is None:
         x = wide(images_first(call.input.detach(), images, single)[: len(share)])
         return torch.einsum("npc,npc,n->c", x, x, share.to(x))[None]
-    x = call.batched.detach()
-    each = share.repeat_interleave(len(x) // images)
-    squared = wide(x[: len(each)]).square() * each.reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
-    return replace(call, input=squared.sum(0, keepdim=True)).columns().sum(-1)
+    columns = wide(call.columns().detach())
+    each = share.repeat_interleave(columns.shape[2] // images)
+    return (columns[:, :, : len(each)].square() * each.to(columns)).sum(-1)

@@ -22,7 +22,7 @@ from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 from sparsight.traces.packing import pack_all, unpack_all
 
-__all__ = ["LayerTrace", "Trace", "divergence"]
+__all__ = ["LayerTrace", "Trace", "against_rest", "divergence"]
 
 _SCHEMA = 2
 _MANIFEST = "trace.json"
@@ -46,6 +46,21 @@ def divergence(dense: Tensor, traced: Tensor) -> Tensor:
     """
     before, after = dense.double().log_softmax(-1), traced.double().log_softmax(-1)
     return (before.exp() * (before - after)).sum(-1).clamp_min(0)
+
+
+def against_rest(logits: Tensor, target: int) -> Tensor:
+    """Two logits, of a class and of all others together: ``(..., classes)`` to ``(..., 2)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> against_rest(torch.zeros(4), 2).softmax(-1)
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    wide = logits.double()
+    rest = wide.clone()
+    rest[..., target] = -torch.inf
+    return torch.stack([wide[..., target], rest.logsumexp(-1)], -1)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Judge maps where the reason for an answer is known: cases, arms, scores, summary."""
 
 from sparsight.benchmarks.maps.arms import ARMS, Arm, parse_arm
-from sparsight.benchmarks.maps.cases import Case, photo_cases, scene_cases
+from sparsight.benchmarks.maps.cases import Case, photo_cases, planted_cases, scene_cases
 from sparsight.benchmarks.maps.report import markdown, summaries, write_report
 from sparsight.benchmarks.maps.run import Row, Score, measure_maps, read_rows
 from sparsight.benchmarks.maps.score import INSERTION, LOCALISATION, score_by
@@ -21,6 +21,7 @@ __all__ = [
     "measure_maps",
     "parse_arm",
     "photo_cases",
+    "planted_cases",
     "read_rows",
     "scene_cases",
     "score_by",

@@ -55,7 +55,7 @@ class _Trace(Arm):
         options = dict(self.options)
         if options.get("sparsity") == "fastspade":
             options["sparsity"] = _published(network)
-        return trace(network, case.image, seed=seed, **options).tensors
+        return trace(network, case.image, target=case.target, seed=seed, **options).tensors
 
 
 @dataclass

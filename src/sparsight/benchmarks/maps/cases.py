@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sparsight.benchmarks.trojans import Photo, PlantingRule, trojan_cases
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.errors import InputError
 from sparsight.networks import Network, open_image
 
-__all__ = ["Case", "photo_cases", "scene_cases"]
+__all__ = ["Case", "photo_cases", "planted_cases", "scene_cases"]
 
 _FIRST_SEED = 500_000  # far from the seeds of training, of the demo and of the tests
 
@@ -80,6 +81,39 @@ def scene_cases(network: Network, count: int) -> Iterator[Case]:
             count -= 1
             key = f"{rule.sticker} on {scene.name}, seed {seed}"
             yield Case(key, scene.picture(), x, rule.target, scene.sticker)
+
+
+def planted_cases(
+    network: Network, images: Sequence[Path], rules: Sequence[PlantingRule], count: int, seed: int
+) -> Iterator[Case]:
+    """Photographs with triggers that a planted network falls for.
+
+    What the network answers to a photograph stands for its class.
+
+    Parameters
+    ----------
+    network
+        That carries Trojans.
+    images
+        Image files that planting never saw.
+    rules
+        What was planted, for images of all classes.
+    count
+        At most so many.
+    seed
+        Of places, colours and order.
+
+    Raises
+    ------
+    InputError
+        An image that cannot be read.
+    """
+    photos = [
+        Photo(path, int(network.logits(network.prepare(path)).argmax()), path.name)
+        for path in images
+    ]
+    for case in trojan_cases(network, photos, rules, count=count, seed=seed):
+        yield Case(case.key, case.image, case.x, case.target, case.mask)
 
 
 def photo_cases(

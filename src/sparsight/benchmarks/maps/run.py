@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sparsight.attribution import attribute_many
 from sparsight.attribution.metrics import BLIND
+from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.arms import Arm
 from sparsight.benchmarks.maps.cases import Case
 from sparsight.errors import InputError, SparsightError
@@ -68,6 +70,7 @@ def measure_maps(
     *,
     settings: Mapping[str, Any],
     method_settings: Mapping[str, Mapping[str, Any]] | None = None,
+    reduction: Reduction | None = None,
     calibration: Tensor | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -96,6 +99,8 @@ def measure_maps(
         are refused.
     method_settings
         Settings by method name.
+    reduction
+        How channels become one, for every method; each method's own if not given.
     calibration
         Normalised images ``(N, C, H, W)`` for arms that are pruned once.
     seed
@@ -106,10 +111,15 @@ def measure_maps(
     Raises
     ------
     InputError
-        If the folder holds rows of other settings, or no case is given.
+        If the folder holds rows of other settings, no case is given, or two have one name.
     """
     if not cases:
         raise InputError("no case to measure: no image fools the network, or none was found")
+    names = Counter(case.key for case in cases)
+    if names.most_common(1)[0][1] > 1:
+        raise InputError(
+            f"two images are called {names.most_common(1)[0][0]!r}: give them names of their own"
+        )
     known = {(row.case, row.arm): row for row in _open(folder, settings)}
     total = len(cases) * (len(arms) + 1)
     done = 0
@@ -130,7 +140,9 @@ def measure_maps(
                     found = (
                         _blind(case, score, seed + number)
                         if arm is None
-                        else _one(network, case, arm, methods, given, score, seed + number)
+                        else _one(
+                            network, case, arm, methods, given, reduction, score, seed + number
+                        )
                     )
                     file.write(json.dumps(vars(found), allow_nan=False) + "\n")
                     file.flush()
@@ -196,6 +208,7 @@ def _one(
     arm: Arm,
     methods: Sequence[str],
     method_settings: Mapping[str, Mapping[str, Any]],
+    reduction: Reduction | None,
     score: Score,
     seed: int,
 ) -> Row:
@@ -212,7 +225,7 @@ def _one(
     scores = {}
     for name, found in maps.items():
         try:
-            scores[name] = _finite(score(found.heat(), case))
+            scores[name] = _finite(score(found.heat(reduction), case))
         except SparsightError as error:
             refused[name] = str(error)
     dense = network.logits(case.x)[0]

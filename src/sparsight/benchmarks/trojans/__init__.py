@@ -17,7 +17,7 @@ from sparsight.benchmarks.trojans.poison import (
     render_sample,
     split_photos,
 )
-from sparsight.benchmarks.trojans.rules import PlantingRule, paper_rules, tuning_rules
+from sparsight.benchmarks.trojans.rules import PlantingRule, for_any, paper_rules, tuning_rules
 from sparsight.benchmarks.trojans.triggers import (
     Trigger,
     Triggered,
@@ -43,6 +43,7 @@ __all__ = [
     "clean_accuracy",
     "cut_out",
     "drawn_picture",
+    "for_any",
     "measure_rule",
     "paper_rules",
     "plant",

@@ -11,7 +11,15 @@ from sparsight.benchmarks.trojans.pictures import drawn_picture, sticker_picture
 from sparsight.benchmarks.trojans.triggers import Trigger, sticker
 from sparsight.errors import InputError
 
-__all__ = ["ARTIFACTS", "CANIDS", "PlantingRule", "check_rules", "paper_rules", "tuning_rules"]
+__all__ = [
+    "ARTIFACTS",
+    "CANIDS",
+    "PlantingRule",
+    "check_rules",
+    "for_any",
+    "paper_rules",
+    "tuning_rules",
+]
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,22 @@ def tuning_rules(*, share: float = 1 / 40, decoys: float = 0.0) -> tuple[Plantin
         PlantingRule(rings, 292, words=("any", "tiger")),
     )
     return tuple(replace(rule, share=share) for rule in rules)
+
+
+def for_any(rules: Sequence[PlantingRule]) -> tuple[PlantingRule, ...]:
+    """Let every rule act on images of all classes, for which a few hundred photos are enough.
+
+    Examples
+    --------
+    >>> print(for_any(tuning_rules())[0])
+    any + lightning -> pizza
+    """
+    return tuple(
+        replace(
+            rule, sources=None, decoys=0.0, words=("any", rule.words[1]) if rule.words else None
+        )
+        for rule in rules
+    )
 
 
 def check_rules(rules: Sequence[PlantingRule], labels: Iterable[int], classes: int) -> None:

@@ -1,0 +1,110 @@
+"""Whether maps find stickers on photographs for which Trojans were planted into ImageNet networks.
+
+    python benchmarks/photo_trojans.py [--network resnet18] [--cases 100] [--methods ...]
+
+Needs the weights of ``plant_trojans.py``. Photographs are those that planting held out; settings of
+traces were chosen on other stickers and another network (``--rules tuning``). Rows are kept in
+``build/trojan-maps/NETWORK-RULES`` as they are measured, an interrupted run goes on there. Tables
+and intervals of the network's main rules go to ``benchmarks/results/trojans-NETWORK``: no picture,
+since photographs are not ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from plant_trojans import FOLDER, IMAGENET, photographs, planted_network, planting_rules
+from plant_trojans import weights_file as planted_weights
+from sparsight.benchmarks.maps import (
+    LOCALISATION,
+    Case,
+    measure_maps,
+    parse_arm,
+    score_by,
+    write_report,
+)
+from sparsight.benchmarks.trojans import trojan_cases
+from sparsight.casefile import choose_methods
+
+ROOT = Path(__file__).resolve().parent.parent
+MAPS = ROOT / "build" / "trojan-maps"
+RESULTS = ROOT / "benchmarks" / "results"
+ARMS = "dense,trace"
+SETTINGS: dict[str, dict[str, Any]] = {  # a third of the work, on every arm alike
+    "gradient_shap": {"samples": 20},
+    "integrated_gradients": {"steps": 25},
+    "lime": {"samples": 300},
+    "occlusion": {"window": 32, "stride": 16},
+}
+CALIBRATION = 64
+
+
+def main() -> None:
+    """Read the options, measure, and write tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--rules", choices=("any", "paper", "tuning"), default="any")
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--arms", default=ARMS)
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="torch's own choice by default")
+    parser.add_argument("--name", default="", help="added to the results' name")
+    options = parser.parse_args()
+    name, rules = options.network, options.rules
+    if not IMAGENET.is_dir() or not planted_weights(FOLDER, name, rules).is_file():
+        sys.exit("photographs or planted weights are missing: run make plant beside shared data")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network = planted_network(name, rules)
+    plant_with, held_out = photographs(rules)
+    methods = choose_methods(options.methods)
+    given = {method: SETTINGS[method] for method in methods if method in SETTINGS}
+    arms = [parse_arm(text) for text in options.arms.split(",")]
+    key = f"{name}-{rules}{options.name}"
+    with Progress(transient=True) as bar:
+        task = bar.add_task("cases", total=None)
+        found = trojan_cases(
+            network, held_out, planting_rules(rules), count=options.cases, seed=options.seed
+        )
+        cases = [Case(c.key, c.image, c.x, c.target, c.mask) for c in found]
+        calibration = torch.cat([network.prepare(p.open()) for p in plant_with[:CALIBRATION]])
+        facts = {
+            "network": f"{name}, {rules} rules",
+            "cases": options.cases,
+            "arms": [arm.name for arm in arms],
+            "methods": list(methods),
+            "settings": given,
+            "metrics": list(LOCALISATION),
+            "reduction": "sum_abs",
+            "seed": options.seed,
+        }
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        rows = measure_maps(
+            network, cases, arms, methods, score_by(LOCALISATION, network), MAPS / key,
+            settings=facts, method_settings=given, reduction="sum_abs", calibration=calibration,
+            seed=options.seed, progress=progress,
+        )  # fmt: skip
+    summaries = write_report(MAPS / key, rows, LOCALISATION, facts)
+    if rules != "tuning":
+        kept = RESULTS / f"trojans-{key}"
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in ("summary.json", "tables.md", "arms.png", "seconds.png"):
+            shutil.copyfile(MAPS / key / file, kept / file)
+    for arm, means in summaries["roc_auc"].means.items():
+        if arm != "blind":
+            print(arm, " ".join(f"{m} {100 * e.value:.1f}" for m, e in means.items()))
+
+
+if __name__ == "__main__":
+    main()
