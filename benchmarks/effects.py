@@ -21,10 +21,14 @@ PAGE = ROOT / "docs" / "explanation" / "compensation.md"
 EVERY = 10**6  # more positions than there are
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "positions 256": {"positions": 256},
-    "positions 512": {"positions": 512},
+    "positions 64": {"positions": 64},
+    "positions 1024": {"positions": 1024},
     "positions 4096": {"positions": 4096},
     "every position": {"positions": EVERY},
+    "damping 0.03": {"damping": 0.03},
+    "damping 1": {"damping": 1.0},
+    "auto:0.001": {"sparsity": "auto:0.001"},
+    "auto:0.1": {"sparsity": "auto:0.1"},
     "precision bfloat16": {"precision": "bfloat16"},
     "augmentations 8": {"augmentations": 8},
     "augmentations 16": {"augmentations": 16},

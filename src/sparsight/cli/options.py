@@ -82,7 +82,7 @@ DampingOption = Annotated[
     typer.Option(
         help="Pull towards the dense weights.",
         rich_help_panel=_TRACE,
-        show_default="0.1, of published solvers 0.01",
+        show_default="0.3, of published solvers 0.01",
     ),
 ]
 PatternOption = Annotated[

@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int], None]
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
 _SCORED = 16  # images whose gradients say which weights matter
-_DAMPING, _PUBLISHED_DAMPING = 0.1, 0.01
+_DAMPING, _PUBLISHED_DAMPING = 0.3, 0.01
 _LIVELY = 0.1  # of the dense answers' spread over views: below this a trace is a constant
 _PER_VIEW = 8  # positions: at fewer of them another view adds work and memory but no insight
 _HELD_OUT = 8  # views that are answered but not fitted on, if there are four times as many
@@ -99,7 +99,7 @@ def trace(
         Of the augmentation, and of the positions that ``compensated`` draws.
     damping
         Pull towards the dense weights, relative to the mean squared input of a layer. By default
-        0.1 for ``compensated``, and the published 0.01 for the others.
+        0.3 for ``compensated``, and the published 0.01 for the others.
     focus
         Share of the weight on the sample itself, the rest on its views, in [0, 1]; of
         ``compensated`` and ``network:RATIO``.
