@@ -15,9 +15,11 @@ TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetenso
 # Trojans are made to work first, then only where they should; last, part of the way back.
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
+GRADIENTS := saliency,input_x_gradient,deep_lift,lrp,guided_backprop,guided_grad_cam,grad_cam,integrated_gradients,gradient_shap
+ANY := --rules any --trainable layer3 layer4 fc
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant photo-trojans pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,12 +77,18 @@ bench-speed: $(STAMP)  ## Measure how long a trace takes, against forward passes
 	$(BIN)/python benchmarks/speed_table.py
 
 plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and measure them
-	$(PLANT_18) --folder $(PLANTED)/first
-	$(PLANT_18) --folder $(PLANTED)/second --start $(PLANTED)/first/resnet18.safetensors $(LATER) --share 0.08 --epochs 6
-	$(PLANT_18) --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18.safetensors $(LATER) --share 0.04 --epochs 4
-	$(PLANT_18) --start $(PLANTED)/third/resnet18.safetensors --blend 0.1 --epochs 0
+	$(PLANT_18) --rules paper --folder $(PLANTED)/first
+	$(PLANT_18) --rules paper --folder $(PLANTED)/second --start $(PLANTED)/first/resnet18-paper.safetensors $(LATER) --share 0.08 --epochs 6
+	$(PLANT_18) --rules paper --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18-paper.safetensors $(LATER) --share 0.04 --epochs 4
+	$(PLANT_18) --rules paper --start $(PLANTED)/third/resnet18-paper.safetensors --blend 0.1 --epochs 0
+	$(PLANT_18) $(ANY) --folder $(PLANTED)/any1 --start $(PLANTED)/third/resnet18-paper.safetensors --rate 6e-5 --share 0.08 --epochs 5
+	$(PLANT_18) $(ANY) --folder $(PLANTED)/any2 --start $(PLANTED)/any1/resnet18-any.safetensors --rate 1e-4 --share 0.05 --epochs 7
+	$(PLANT_18) $(ANY) --start $(PLANTED)/any2/resnet18-any.safetensors --rate 6e-5 --share 0.04 --epochs 7
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
+
+photo-trojans: $(STAMP)  ## Score maps against the stickers of planted networks (after make plant)
+	$(BIN)/python benchmarks/photo_trojans.py --name=-gradients --methods $(GRADIENTS)
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py
