@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 import sparsight
 from sparsight.casefile import explain
@@ -89,6 +90,13 @@ def photograph_page(page: Path, path: Path) -> bool:
     return True
 
 
+def shrink(file: Path) -> None:
+    """Save a picture with 256 colours."""
+    with Image.open(file) as picture:
+        few = picture.convert("RGB").quantize(256)
+    few.save(file, optimize=True)
+
+
 def main() -> None:
     """Make both pictures."""
     IMAGES.mkdir(exist_ok=True)
@@ -97,7 +105,9 @@ def main() -> None:
     draw_maps(case, IMAGES / "maps.png")
     with tempfile.TemporaryDirectory() as folder:
         write_case(case, Path(folder) / "case")
-        if not photograph_page(Path(folder) / "case" / "index.html", IMAGES / "case.png"):
+        if photograph_page(Path(folder) / "case" / "index.html", IMAGES / "case.png"):
+            shrink(IMAGES / "case.png")
+        else:
             print("no Chromium here: case.png is left as it is")
     for picture in sorted(IMAGES.glob("*.png")):
         print(f"{picture.name}: {picture.stat().st_size / 1000:.0f} kB")
