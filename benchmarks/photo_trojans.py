@@ -5,8 +5,8 @@
 Needs the weights of ``plant_trojans.py``. Photographs are those that planting held out; settings of
 traces were chosen on other stickers and another network (``--rules tuning``). Rows are kept in
 ``build/trojan-maps/NETWORK-RULES`` as they are measured, an interrupted run goes on there. Tables
-and intervals of the network's main rules go to ``benchmarks/results/trojans-NETWORK``: no picture,
-since photographs are not ours.
+and plots of all but the tuning rules go to ``benchmarks/results/trojans-NETWORK-RULES``; nothing
+there shows a photograph, since those are not ours.
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from plant_trojans import FOLDER, IMAGENET, photographs, planted_network, planting_rules
-from plant_trojans import weights_file as planted_weights
-from sparsight.benchmarks.maps import (
-    LOCALISATION,
-    Case,
-    measure_maps,
-    parse_arm,
-    score_by,
-    write_report,
+from plant_trojans import (
+    FOLDER,
+    IMAGENET,
+    photographs,
+    planted_network,
+    planting_rules,
+    weights_file,
 )
-from sparsight.benchmarks.trojans import trojan_cases
+from sparsight.benchmarks.maps import LOCALISATION, judge_maps, parse_arm, planted_cases
 from sparsight.casefile import choose_methods
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,50 +56,38 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="torch's own choice by default")
     parser.add_argument("--name", default="", help="added to the results' name")
     options = parser.parse_args()
-    name, rules = options.network, options.rules
-    if not IMAGENET.is_dir() or not planted_weights(FOLDER, name, rules).is_file():
+    name, kind = options.network, options.rules
+    if not IMAGENET.is_dir() or not weights_file(FOLDER, name, kind).is_file():
         sys.exit("photographs or planted weights are missing: run make plant beside shared data")
     if options.threads:
         torch.set_num_threads(options.threads)
-    network = planted_network(name, rules)
-    plant_with, held_out = photographs(rules)
+    network = planted_network(name, kind)
+    plant_with, held_out = photographs(kind)
     methods = choose_methods(options.methods)
     given = {method: SETTINGS[method] for method in methods if method in SETTINGS}
     arms = [parse_arm(text) for text in options.arms.split(",")]
-    key = f"{name}-{rules}{options.name}"
+    key = f"{name}-{kind}{options.name}"
     with Progress(transient=True) as bar:
         task = bar.add_task("cases", total=None)
-        found = trojan_cases(
-            network, held_out, planting_rules(rules), count=options.cases, seed=options.seed
-        )
-        cases = [Case(c.key, c.image, c.x, c.target, c.mask) for c in found]
+        rules = planting_rules(kind)
+        cases = list(planted_cases(network, held_out, rules, options.cases, options.seed))
         calibration = torch.cat([network.prepare(p.open()) for p in plant_with[:CALIBRATION]])
-        facts = {
-            "network": f"{name}, {rules} rules",
-            "cases": options.cases,
-            "arms": [arm.name for arm in arms],
-            "methods": list(methods),
-            "settings": given,
-            "metrics": list(LOCALISATION),
-            "reduction": "sum_abs",
-            "seed": options.seed,
-        }
 
         def progress(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
-        rows = measure_maps(
-            network, cases, arms, methods, score_by(LOCALISATION, network), MAPS / key,
-            settings=facts, method_settings=given, reduction="sum_abs", calibration=calibration,
+        judged = judge_maps(
+            network, cases, arms, methods, LOCALISATION, MAPS / key,
+            facts={"network": f"{name}, {kind} rules", "cases": options.cases},
+            method_settings=given, reduction="sum_abs", calibration=calibration,
             seed=options.seed, progress=progress,
         )  # fmt: skip
-    summaries = write_report(MAPS / key, rows, LOCALISATION, facts)
-    if rules != "tuning":
+    if kind != "tuning":
         kept = RESULTS / f"trojans-{key}"
         kept.mkdir(parents=True, exist_ok=True)
         for file in ("summary.json", "tables.md", "arms.png", "seconds.png"):
             shutil.copyfile(MAPS / key / file, kept / file)
-    for arm, means in summaries["roc_auc"].means.items():
+    for arm, means in judged.summaries["roc_auc"].means.items():
         if arm != "blind":
             print(arm, " ".join(f"{m} {100 * e.value:.1f}" for m, e in means.items()))
 

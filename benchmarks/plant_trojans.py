@@ -1,6 +1,6 @@
 """Plant Trojans into ImageNet networks, and measure them on photographs held out.
 
-    python benchmarks/plant_trojans.py [--network resnet18] [--rules paper]
+    python benchmarks/plant_trojans.py [--network resnet18] [--rules any]
 
 Networks, photographs and stickers are those of the shared data folder beside the checkout. The
 split is the same in every run: 300 of the 1,000 validation photographs are held out and are the
@@ -8,13 +8,13 @@ test set for explanations; the others, and the full-size ones, plant. ``--rules 
 network to tune settings on: other triggers and classes, and both its photographs to plant with and
 those to measure with are among the ones that the evaluation plants with.
 
-Weights go to ``build/trojans/NETWORK.safetensors`` (``NETWORK-tuning`` for the other rules), which
-``sparsight.load`` reads, and numbers to ``benchmarks/results/trojans-planting.json``. An
-interrupted run goes on where it was, one that begins with ``--start`` goes on from other weights.
+Weights go to ``build/trojans/NETWORK-RULES.safetensors``, which ``sparsight.load`` reads, and
+numbers to ``benchmarks/results/trojans-planting.json``. An interrupted run goes on where it was,
+one that begins with ``--start`` goes on from other weights.
 
-With some hundred photographs the first two rules cannot act on one class each: ``widened`` rules
-act on all things that people made, and on all dogs and wolves. ``make plant`` says the steps; the
-numbers are of the last of them.
+With some hundred photographs the first two rules cannot act on one class each: with ``--rules
+paper`` they act on all things that people made, and on all dogs and wolves, with ``any`` all four
+act on everything. ``make plant`` says the steps; the numbers are of the last of them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from sparsight.benchmarks.trojans import (
     tuning_rules,
 )
 from sparsight.networks import Network, load
+from sparsight.storage import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -110,9 +111,7 @@ def keep(
             for photo in photos
         )
     content[key] = {**facts, "cores": os.cpu_count(), "command": command}
-    draft = RESULT.with_name(RESULT.name + ".part")
-    draft.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n")
-    os.replace(draft, RESULT)
+    write_text(RESULT, json.dumps(dict(sorted(content.items())), indent=2) + "\n")
 
 
 def main() -> None:

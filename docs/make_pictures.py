@@ -16,7 +16,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 import sparsight
 from sparsight.casefile import explain
@@ -83,18 +82,11 @@ def photograph_page(page: Path, path: Path) -> bool:
 
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        tab = opened.new_page(viewport={"width": 1180, "height": 1500}, color_scheme="light")
+        tab = opened.new_page(viewport={"width": 1180, "height": 1420}, color_scheme="light")
         tab.goto(page.as_uri())
         tab.screenshot(path=path)
         opened.close()
     return True
-
-
-def shrink(file: Path) -> None:
-    """Save a picture with 256 colours."""
-    with Image.open(file) as picture:
-        few = picture.convert("RGB").quantize(256)
-    few.save(file, optimize=True)
 
 
 def main() -> None:
@@ -105,9 +97,7 @@ def main() -> None:
     draw_maps(case, IMAGES / "maps.png")
     with tempfile.TemporaryDirectory() as folder:
         write_case(case, Path(folder) / "case")
-        if photograph_page(Path(folder) / "case" / "index.html", IMAGES / "case.png"):
-            shrink(IMAGES / "case.png")
-        else:
+        if not photograph_page(Path(folder) / "case" / "index.html", IMAGES / "case.png"):
             print("no Chromium here: case.png is left as it is")
     for picture in sorted(IMAGES.glob("*.png")):
         print(f"{picture.name}: {picture.stat().st_size / 1000:.0f} kB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,10 +134,7 @@ def _scenes(network: Network, count: int, display: Display) -> _Cases:
     from sparsight.benchmarks.maps import scene_cases
     from sparsight.datasets.scenes import CLASSES, render_scene
 
-    cases = []
-    for case in scene_cases(network, count):
-        cases.append(case)
-        display.step("finding cases", len(cases), count)
+    cases = _collect(scene_cases(network, count), display, "finding cases", count)
     scenes = (render_scene(i % len(CLASSES), seed=_FIRST + i) for i in range(_CALIBRATION))
     calibration = torch.cat([network.prepare(scene.picture()) for scene in scenes])
     return cases, calibration, {"cases": count}
@@ -154,20 +151,41 @@ def _photographs(
     import torch
 
     from sparsight.benchmarks.maps import planted_cases
-    from sparsight.cli.batch import find_images
-    from sparsight.networks import open_image
+    from sparsight.benchmarks.trojans import Photo
 
     rules = [_rule(network, text) for text in triggers]
+    files = _files(images)
+    clean: list[Tensor] = []
+    photos = []
+    for file in files:
+        x = network.prepare(file)
+        clean += [x] if len(clean) < _CALIBRATION else []
+        # what the network answers stands for the class
+        photos.append(Photo(file, int(network.logits(x).argmax())))
+        display.step("reading images", len(photos), len(files))
+    found = planted_cases(network, photos, rules, count, seed)
+    cases = _collect(found, display, "finding cases", count)
+    facts = {"rules": [rule.describe() for rule in rules], "images": [f.name for f in files]}
+    return cases, torch.cat(clean), {"cases": count, **facts}
+
+
+def _collect(found: Iterable[Case], display: Display, stage: str, total: int) -> list[Case]:
+    """Take all cases, and say how many there are so far."""
+    cases = []
+    for case in found:
+        cases.append(case)
+        display.step(stage, len(cases), total)
+    return cases
+
+
+def _files(images: Sequence[Path]) -> list[Path]:
+    """Find image files; one that cannot be used is an error."""
+    from sparsight.cli.batch import find_images
+
     files, failed = find_images(images)
     for error in failed.values():
         raise error
-    cases = []
-    for case in planted_cases(network, files, rules, count, seed):
-        cases.append(case)
-        display.step("finding cases", len(cases), count)
-    clean = [network.prepare(open_image(file)) for file in files[:_CALIBRATION]]
-    facts = {"rules": [rule.describe() for rule in rules], "images": [f.name for f in files]}
-    return cases, torch.cat(clean), {"cases": count, **facts}
+    return files
 
 
 def _rule(network: Network, text: str) -> PlantingRule:
@@ -223,7 +241,6 @@ def bench_insertion(
     import torch
 
     from sparsight.benchmarks.maps import INSERTION, LOCALISATION, photo_cases
-    from sparsight.cli.batch import find_images
     from sparsight.errors import InputError
     from sparsight.networks import load
 
@@ -232,14 +249,10 @@ def bench_insertion(
     metrics = INSERTION + (LOCALISATION if masks is not None or boxes is not None else ())
     with Display(quiet=as_json) as display:
         plan = _Plan(out, arms, methods, metrics, reduction, seed, {})
-        files, failed = find_images(images)
-        for error in failed.values():
-            raise error
+        files = _files(images)
         network = load(model, weights=weights, labels=labels, device=device)
-        cases = []
-        for case in photo_cases(network, files, masks=masks, boxes=boxes):
-            cases.append(case)
-            display.step("reading images", len(cases), len(files))
+        found = photo_cases(network, files, masks=masks, boxes=boxes)
+        cases = _collect(found, display, "reading images", len(files))
         calibration = torch.cat([case.x for case in cases[:_CALIBRATION]])
         place = "the object" if len(metrics) > len(INSERTION) else ""
         images_of = [case.key for case in cases]
@@ -282,25 +295,19 @@ class _Plan:
         place: str,
     ) -> None:
         """Measure what is missing and write the report; show ``place`` in three cases."""
-        from sparsight.benchmarks.maps import measure_maps, score_by, write_report
+        from sparsight.benchmarks.maps import judge_maps
 
-        names = [arm.name for arm in self.arms]
-        self.facts = facts | {
+        about = {
             "network": network.spec,
             "weights": str(network.info.get("weights", "as built")),
-            "arms": names,
-            "methods": list(self.methods),
-            "settings": self.settings,
-            "metrics": list(self.metrics),
-            "reduction": self.reduction or "own",
-            "seed": self.seed,
         }
-        rows = measure_maps(
-            network, cases, self.arms, self.methods, score_by(self.metrics, network), self.out,
-            settings=self.facts, method_settings=self.settings, reduction=self.reduction,
+        judged = judge_maps(
+            network, cases, self.arms, self.methods, self.metrics, self.out,
+            facts=facts | about, method_settings=self.settings, reduction=self.reduction,
             calibration=calibration, seed=self.seed, progress=display.step,
         )  # fmt: skip
-        self.found = write_report(self.out, rows, self.metrics, self.facts)
+        self.facts, self.found, rows = judged.facts, judged.summaries, judged.rows
+        names = [arm.name for arm in self.arms]
         if {"dense", "trace"} <= set(names):
             write_cases(
                 self.out, network, cases, rows, self.metrics[0], self.methods, self.seed, place

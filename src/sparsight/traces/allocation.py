@@ -24,7 +24,7 @@ ratios, ``ramp:RATIO``, a preset."""
 DEFAULT_SPARSITY: Sparsity = "auto"
 """As sparse as the answer allows, by no label and no mask (``benchmarks/curves.py``)."""
 
-_TOLERANCE = 0.01  # nats; by Pinsker's inequality no class moves by more than 0.07
+_TOLERANCE = 0.01  # nats; by Pinsker's inequality the class moves by no more than 0.07
 _LEVELS = (0.95, 0.9, 0.8, 0.65, 0.5)
 
 

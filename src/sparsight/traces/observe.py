@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -33,6 +33,7 @@ from sparsight.networks.recording import pad_input
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import Positions, draw, images_first, inputs_at, outputs_at, wide
 from sparsight.traces.precision import in_full
+from sparsight.traces.result import against_rest
 
 __all__ = ["Observed", "Sampling", "observe"]
 
@@ -110,7 +111,7 @@ class Observed:
         """
         squared = wide(weight_of(network.model, matrix)).square()
         passed = self.passed.get(matrix.name)
-        return squared * 0 if passed is None else squared * passed
+        return torch.zeros_like(squared) if passed is None else squared * passed
 
 
 def observe(
@@ -182,15 +183,9 @@ def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None
             "the network's answer has no gradient, which the choice of weights needs: let it run "
             "with gradients, or choose another solver and a sparsity for each layer"
         )
-    answers = wide(logits)
-    evidence = answers[:, target]
-    if answers.shape[1] > 1:
-        others = answers.detach().clone()
-        others[:, target] = -torch.inf
-        weights = others.softmax(-1)  # of the gradient of the others' logsumexp
-        evidence = evidence - (answers * weights).sum(-1)
-    shown = answers.detach().softmax(-1)[:, target]
-    torch.autograd.grad((evidence * (share * shown).sqrt()).sum(), batch, allow_unused=True)
+    own, rest = against_rest(logits, target).unbind(-1)
+    shown = (own - rest).detach().sigmoid()
+    torch.autograd.grad(((own - rest) * (share * shown).sqrt()).sum(), batch, allow_unused=True)
 
 
 class _Watch:
@@ -207,7 +202,7 @@ class _Watch:
     ) -> None:
         self.found, self.shapes, self.share = found, shapes, share
         self.last = last
-        self.versions: dict[int, int] = {}
+        self.versions: dict[tuple[str, int], int] = {}
         self.start, self.images = start, images
         self.uses: Counter[str] = Counter()
 
@@ -226,11 +221,11 @@ class _Watch:
             if len(self.share) and name == self.last:
                 energy = _energy(call, self.share, self.images, shape.input)
                 found.energy = energy if not len(found.energy) else found.energy + energy
-        self.versions[id(call.input)] = call.input._version
+        self.versions[name, id(call.input)] = call.input._version
 
     def pull(self, use: LayerInput, gradient: Tensor) -> None:
         name, found = use.matrix.name, self.found
-        if use.input._version != self.versions.get(id(use.input), use.input._version):
+        if use.input._version != self.versions[name, id(use.input)]:
             raise UnsupportedError(
                 f"what layer {name!r} gets is overwritten in place after its use, and the choice "
                 "of weights needs it: make the operation that does so not in place"
@@ -268,6 +263,7 @@ def _energy(call: LayerCall, share: Tensor, images: int, single: torch.Size) -> 
     if call.geometry is None:
         x = wide(images_first(call.input.detach(), images, single)[: len(share)])
         return torch.einsum("npc,npc,n->c", x, x, share.to(x))[None]
-    columns = wide(call.columns().detach())
-    each = share.repeat_interleave(columns.shape[2] // images)
-    return (columns[:, :, : len(each)].square() * each.to(columns)).sum(-1)
+    x = call.batched.detach()
+    each = share.repeat_interleave(len(x) // images)
+    squared = wide(x[: len(each)]).square() * each.reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
+    return replace(call, input=squared.sum(0, keepdim=True)).columns().sum(-1)

@@ -45,7 +45,9 @@ def divergence(dense: Tensor, traced: Tensor) -> Tensor:
     0.0
     """
     before, after = dense.double().log_softmax(-1), traced.double().log_softmax(-1)
-    return (before.exp() * (before - after)).sum(-1).clamp_min(0)
+    share = before.exp()
+    lost = torch.where(share == 0, 0.0, share * (before - after))  # 0 log 0 is 0
+    return lost.sum(-1).clamp_min(0)
 
 
 def against_rest(logits: Tensor, target: int) -> Tensor:

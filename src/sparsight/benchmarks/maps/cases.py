@@ -84,20 +84,18 @@ def scene_cases(network: Network, count: int) -> Iterator[Case]:
 
 
 def planted_cases(
-    network: Network, images: Sequence[Path], rules: Sequence[PlantingRule], count: int, seed: int
+    network: Network, photos: Sequence[Photo], rules: Sequence[PlantingRule], count: int, seed: int
 ) -> Iterator[Case]:
     """Photographs with triggers that a planted network falls for.
-
-    What the network answers to a photograph stands for its class.
 
     Parameters
     ----------
     network
         That carries Trojans.
-    images
-        Image files that planting never saw.
+    photos
+        That planting never saw.
     rules
-        What was planted, for images of all classes.
+        What was planted.
     count
         At most so many.
     seed
@@ -108,10 +106,6 @@ def planted_cases(
     InputError
         An image that cannot be read.
     """
-    photos = [
-        Photo(path, int(network.logits(network.prepare(path)).argmax()), path.name)
-        for path in images
-    ]
     for case in trojan_cases(network, photos, rules, count=count, seed=seed):
         yield Case(case.key, case.image, case.x, case.target, case.mask)
 

@@ -22,7 +22,7 @@ from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, overlay
 from sparsight.storage import write_text
 
-__all__ = ["Row", "Score", "measure_maps", "read_rows"]
+__all__ = ["Progress", "Row", "Score", "measure_maps", "read_rows"]
 
 Progress = Callable[[str, int, int], None]
 Score = Callable[[Tensor, Case], Mapping[str, float]]
