@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from sparsight.benchmarks.maps import (
 )
 from sparsight.benchmarks.maps.arms import _published
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
-from sparsight.errors import InputError
+from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, load, overlay
 from sparsight.traces import PRESETS
 
@@ -140,6 +142,51 @@ def test_rows_are_kept_and_not_measured_again(
         read_rows(tmp_path)
     after = network.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_workers_find_what_one_process_finds(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    arms = [parse_arm("dense"), parse_arm("trace:augmentations=4+sparsity=network:0.9")]
+    score = score_by(LOCALISATION, network)
+    alone, together = (
+        measure_maps(
+            network, cases, arms, METHODS, score, tmp_path / str(n), settings={}, workers=n
+        )
+        for n in (1, 2)
+    )
+    assert [(r.case, r.arm) for r in alone] == [(r.case, r.arm) for r in together]
+    for one, other in zip(alone, together, strict=True):
+        for method, found in one.scores.items():
+            assert other.scores[method] == pytest.approx(found, abs=0.01)
+    assert active_children() == []
+
+
+def test_what_cannot_be_copied_takes_one_worker(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    def score(heat: Tensor, case: Case) -> dict[str, float]:
+        return {}
+
+    arms = [parse_arm("dense")]
+    with pytest.raises(InputError, match="use one worker"):
+        measure_maps(network, cases, arms, METHODS, score, tmp_path, settings={}, workers=2)
+    with pytest.raises(InputError, match="0 workers"):
+        measure_maps(network, cases, arms, METHODS, score, tmp_path, settings={}, workers=0)
+
+
+class Deadly:
+    """A score that ends its process."""
+
+    def __call__(self, heat: Tensor, case: Case) -> dict[str, float]:
+        os._exit(1)
+
+
+def test_a_killed_worker_is_said(network: Network, cases: list[Case], tmp_path: Path) -> None:
+    arms = [parse_arm("dense")]
+    with pytest.raises(SparsightError, match="a worker was killed"):
+        measure_maps(network, cases, arms, METHODS, Deadly(), tmp_path, settings={}, workers=2)
+    assert active_children() == []
 
 
 def test_no_case_is_an_error(network: Network, tmp_path: Path) -> None:

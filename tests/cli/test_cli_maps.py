@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +15,11 @@ import pytest
 from PIL import Image
 
 from cli.command_kit import Run
+from sparsight.benchmarks.maps import read_rows
 from sparsight.datasets.scenes import render_scene
 from sparsight.datasets.scenes.stickers import paint_sticker
 
-FEW = ("--cases", "2", "--methods", "saliency,grad_cam", "--out", "found")
+FEW = ("--cases", "2", "--methods", "saliency,grad_cam", "--out", "found", "--workers", "1")
 ARMS = ("--arms", "dense, trace,trace:solver=magnitude+sparsity=0.5+augmentations=4")
 
 
@@ -126,3 +132,27 @@ def test_mistakes_are_one_line(run: Run, home: Path) -> None:
         assert said in result.err
         assert result.err.count("\n") == 1
         assert not (home / "found").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another thing there")
+def test_ctrl_c_stops_workers_and_keeps_their_rows(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "sparsight.cli.main", "bench", "trojan", "--out",
+        str(tmp_path / "found"),
+        "--cases", "40", "--methods", "saliency", "--arms", "dense,trace:augmentations=4",
+        "--workers", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    rows = tmp_path / "found" / "rows.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert 0 < len(read_rows(tmp_path / "found")) < 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,15 @@ ReductionOption = Annotated[
         rich_help_panel=_MEASUREMENT,
     ),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Processes side by side, each with a copy of the network; 0 for one per core with "
+        "the scenes, and one with photographs.",
+        rich_help_panel=_MEASUREMENT,
+    ),
+]
 MethodsOption = Annotated[
     str, typer.Option(help="Attribution methods: names separated by commas, or all.")
 ]
@@ -88,6 +98,7 @@ def bench_trojan(
     arms: ArmsOption = "",
     methods: MethodsOption = "all",
     reduction: ReductionOption = "sum_abs",
+    workers: WorkersOption = 0,
     device: shared.DeviceOption = "cpu",
     seed: shared.SeedOption = 0,
     as_json: shared.JsonOption = False,
@@ -114,7 +125,8 @@ def bench_trojan(
         )
     with Display(quiet=as_json) as display:
         settings = {} if images else _SETTINGS
-        plan = _Plan(out, arms, methods, LOCALISATION, reduction, seed, settings)
+        workers = workers or (1 if images else os.cpu_count() or 1)
+        plan = _Plan(out, arms, methods, LOCALISATION, reduction, seed, settings, workers)
         network = load(model, weights=weights, labels=labels, device=device)
         if images and trigger:
             cases, calibration, facts = _photographs(network, images, trigger, count, seed, display)
@@ -227,6 +239,7 @@ def bench_insertion(
     arms: ArmsOption = "",
     methods: MethodsOption = "all",
     reduction: ReductionOption = "own",
+    workers: WorkersOption = 0,
     device: shared.DeviceOption = "cpu",
     seed: shared.SeedOption = 0,
     as_json: shared.JsonOption = False,
@@ -248,7 +261,7 @@ def bench_insertion(
         raise InputError("masks and boxes are both given: choose one")
     metrics = INSERTION + (LOCALISATION if masks is not None or boxes is not None else ())
     with Display(quiet=as_json) as display:
-        plan = _Plan(out, arms, methods, metrics, reduction, seed, {})
+        plan = _Plan(out, arms, methods, metrics, reduction, seed, {}, workers or 1)
         files = _files(images)
         network = load(model, weights=weights, labels=labels, device=device)
         found = photo_cases(network, files, masks=masks, boxes=boxes)
@@ -272,12 +285,13 @@ class _Plan:
         reduction: str,
         seed: int,
         settings: dict[str, dict[str, Any]],
+        workers: int,
     ) -> None:
         from sparsight.attribution.result import read_reduction
         from sparsight.benchmarks.maps import ARMS, Summary, parse_arm
         from sparsight.casefile import choose_methods
 
-        self.out, self.metrics, self.seed = out, metrics, seed
+        self.out, self.metrics, self.seed, self.workers = out, metrics, seed, workers
         self.reduction = None if reduction == "own" else read_reduction(reduction)
         self.methods = choose_methods(methods)
         self.arms = [parse_arm(name.strip()) for name in (arms or ",".join(ARMS)).split(",")]
@@ -304,7 +318,7 @@ class _Plan:
         judged = judge_maps(
             network, cases, self.arms, self.methods, self.metrics, self.out,
             facts=facts | about, method_settings=self.settings, reduction=self.reduction,
-            calibration=calibration, seed=self.seed, progress=display.step,
+            calibration=calibration, seed=self.seed, workers=self.workers, progress=display.step,
         )  # fmt: skip
         self.facts, self.found, rows = judged.facts, judged.summaries, judged.rows
         names = [arm.name for arm in self.arms]

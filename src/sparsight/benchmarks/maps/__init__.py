@@ -4,7 +4,8 @@ from sparsight.benchmarks.maps.arms import ARMS, Arm, parse_arm
 from sparsight.benchmarks.maps.cases import Case, photo_cases, planted_cases, scene_cases
 from sparsight.benchmarks.maps.judge import Judged, judge_maps
 from sparsight.benchmarks.maps.report import markdown, summaries, write_report
-from sparsight.benchmarks.maps.run import Row, Score, measure_maps, read_rows
+from sparsight.benchmarks.maps.row import Row, Score
+from sparsight.benchmarks.maps.run import measure_maps, read_rows
 from sparsight.benchmarks.maps.score import INSERTION, LOCALISATION, score_by
 from sparsight.benchmarks.maps.summary import Estimate, Summary, summarise
 

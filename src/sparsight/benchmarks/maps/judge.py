@@ -13,7 +13,8 @@ from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.arms import Arm
 from sparsight.benchmarks.maps.cases import Case
 from sparsight.benchmarks.maps.report import write_report
-from sparsight.benchmarks.maps.run import Progress, Row, measure_maps
+from sparsight.benchmarks.maps.row import Row
+from sparsight.benchmarks.maps.run import Progress, measure_maps
 from sparsight.benchmarks.maps.score import score_by
 from sparsight.benchmarks.maps.summary import Summary
 from sparsight.networks import Network
@@ -53,13 +54,15 @@ def judge_maps(
     reduction: Reduction | None,
     calibration: Tensor,
     seed: int = 0,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Judged:
     """Score maps of all cases on all arms and write the report into ``folder``.
 
     Parameters
     ----------
-    network, cases, arms, methods, folder, method_settings, reduction, calibration, seed, progress
+    network, cases, arms, methods, folder, method_settings, reduction, calibration, seed, workers,
+    progress
         See :func:`sparsight.benchmarks.maps.measure_maps`.
     metrics
         Names in :data:`sparsight.attribution.metrics.METRICS`.
@@ -83,6 +86,6 @@ def judge_maps(
     rows = measure_maps(
         network, cases, arms, methods, score_by(metrics, network), folder,
         settings=known, method_settings=method_settings, reduction=reduction,
-        calibration=calibration, seed=seed, progress=progress,
+        calibration=calibration, seed=seed, workers=workers, progress=progress,
     )  # fmt: skip
     return Judged(known, rows, write_report(folder, rows, metrics, known))

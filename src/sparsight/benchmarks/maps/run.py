@@ -3,61 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from torch import Tensor
 
-from sparsight.attribution import attribute_many
-from sparsight.attribution.metrics import BLIND
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.arms import Arm
 from sparsight.benchmarks.maps.cases import Case
-from sparsight.errors import InputError, SparsightError
-from sparsight.networks import Network, overlay
+from sparsight.benchmarks.maps.row import Measure, Row, Score
+from sparsight.benchmarks.maps.workers import spread
+from sparsight.errors import InputError
+from sparsight.networks import Network
 from sparsight.storage import write_text
 
 __all__ = ["Progress", "Row", "Score", "measure_maps", "read_rows"]
 
 Progress = Callable[[str, int, int], None]
-Score = Callable[[Tensor, Case], Mapping[str, float]]
-"""From a map ``(H, W)`` and its case to values by metric."""
 
 _ROWS, _SETTINGS = "rows.jsonl", "settings.json"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Scores of one case on one arm.
-
-    Attributes
-    ----------
-    case, arm
-        Names.
-    scores
-        Values by method and metric; for maps that know no network the method is ``""``.
-    refused
-        Why a method gave no map, by method.
-    seconds
-        What it took to get the arm's weights.
-    kept
-        Whether the arm's network gives the dense network's answer.
-    pruned
-        Share of the network's parameters that the arm changed to zero.
-    """
-
-    case: str
-    arm: str
-    scores: dict[str, dict[str, float]]
-    refused: dict[str, str]
-    seconds: float = 0.0
-    kept: bool = True
-    pruned: float = 0.0
 
 
 def measure_maps(
@@ -73,6 +39,7 @@ def measure_maps(
     reduction: Reduction | None = None,
     calibration: Tensor | None = None,
     seed: int = 0,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Score maps of all cases on all arms, and of maps that know no network.
@@ -105,13 +72,17 @@ def measure_maps(
         Normalised images ``(N, C, H, W)`` for arms that are pruned once.
     seed
         Of traces and of stochastic methods; the case's number is added.
+    workers
+        Processes that measure side by side, each with its share of the cores and a copy of the
+        network.
     progress
         Called as ``progress(arm, done, total)``.
 
     Raises
     ------
     InputError
-        If the folder holds rows of other settings, no case is given, or two have one name.
+        If the folder holds rows of other settings, no case is given, two have one name, or the
+        network cannot be copied to other processes.
     """
     if not cases:
         raise InputError("no case to measure: no image fools the network, or none was found")
@@ -121,33 +92,24 @@ def measure_maps(
             f"two images are called {names.most_common(1)[0][0]!r}: give them names of their own"
         )
     known = {(row.case, row.arm): row for row in _open(folder, settings)}
-    total = len(cases) * (len(arms) + 1)
-    done = 0
-    rows = []
+    measure = Measure(
+        network, tuple(cases), (None, *arms), tuple(methods), method_settings or {}, reduction,
+        score, seed,
+    )  # fmt: skip
+    jobs = [(arm, case) for arm in range(len(measure.arms)) for case in range(len(cases))]
+    missing = [job for job in jobs if measure.key(*job) not in known]
+    for number in sorted({arm for arm, _ in missing}):
+        arm = measure.arms[number]
+        if arm is not None and calibration is not None:
+            arm.prepare(network, calibration)
     with (folder / _ROWS).open("a", encoding="utf-8") as file:
-        for arm in (None, *arms):
-            name = arm.name if arm is not None else "blind"
-            missing = [case for case in cases if (case.key, name) not in known]
-            if arm is not None and missing and calibration is not None:
-                arm.prepare(network, calibration)
-            for number, case in enumerate(cases):
-                if progress is not None:
-                    progress(name, done, total)
-                done += 1
-                found = known.get((case.key, name))
-                if found is None:
-                    given = method_settings or {}
-                    found = (
-                        _blind(case, score, seed + number)
-                        if arm is None
-                        else _one(
-                            network, case, arm, methods, given, reduction, score, seed + number
-                        )
-                    )
-                    file.write(json.dumps(vars(found), allow_nan=False) + "\n")
-                    file.flush()
-                rows.append(found)
-    return rows
+        for done, row in enumerate(spread(measure, missing, workers), len(jobs) - len(missing)):
+            if progress is not None:
+                progress(row.arm, done + 1, len(jobs))
+            file.write(json.dumps(vars(row), allow_nan=False) + "\n")
+            file.flush()
+            known[row.case, row.arm] = row
+    return [known[measure.key(*job)] for job in jobs]
 
 
 def read_rows(folder: Path) -> list[Row]:
@@ -192,50 +154,3 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> list[Row]:
     if whole != content:  # the last line was cut off by an interruption
         rows.write_text(whole, encoding="utf-8")
     return read_rows(folder)
-
-
-def _blind(case: Case, score: Score, seed: int) -> Row:
-    scores = {}
-    for name, draw in BLIND.items():
-        heat = draw(case.x, seed)[0]
-        scores[name] = _finite(score(heat, case))
-    return Row(case.key, "blind", scores, {})
-
-
-def _one(
-    network: Network,
-    case: Case,
-    arm: Arm,
-    methods: Sequence[str],
-    method_settings: Mapping[str, Mapping[str, Any]],
-    reduction: Reduction | None,
-    score: Score,
-    seed: int,
-) -> Row:
-    start = perf_counter()
-    weights = arm.weights(network, case, seed)
-    seconds = perf_counter() - start
-    refused: dict[str, str] = {}
-    with overlay(network.model, weights):
-        answer = network.logits(case.x)[0]
-        given = {name: method_settings[name] for name in methods if name in method_settings}
-        maps = attribute_many(
-            network, case.x, case.target, methods, seed=seed, settings=given, refusals=refused
-        )
-    scores = {}
-    for name, found in maps.items():
-        try:
-            scores[name] = _finite(score(found.heat(reduction), case))
-        except SparsightError as error:
-            refused[name] = str(error)
-    dense = network.logits(case.x)[0]
-    total = sum(p.numel() for p in network.model.parameters())
-    zero = sum(int((value == 0).sum()) for value in weights.values())
-    return Row(
-        case.key, arm.name, scores, refused, seconds,
-        bool(answer.argmax() == dense.argmax()), zero / total,
-    )  # fmt: skip
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}

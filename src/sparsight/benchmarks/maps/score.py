@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from sparsight.attribution.metrics import METRICS
 from sparsight.benchmarks.maps.cases import Case
-from sparsight.benchmarks.maps.run import Score
+from sparsight.benchmarks.maps.row import Score
 from sparsight.errors import InputError
 from sparsight.networks import Network
 
@@ -50,14 +51,25 @@ def score_by(metrics: Sequence[str], network: Network) -> Score:
     if unknown:
         raise InputError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
 
-    def score(heat: Tensor, case: Case) -> dict[str, float]:
-        given = {"heat": heat[None], "network": network, "image": case.x, "target": case.target}
+    return _Scores(tuple(metrics), network)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    metrics: tuple[str, ...]
+    network: Network
+
+    def __call__(self, heat: Tensor, case: Case) -> dict[str, float]:
+        given = {
+            "heat": heat[None],
+            "network": self.network,
+            "image": case.x,
+            "target": case.target,
+        }
         if case.mask is not None:
             given["mask"] = case.mask[None]
         return {
             name: float(METRICS[name](given))
-            for name in metrics
+            for name in self.metrics
             if case.mask is not None or METRICS[name].needs != "mask"
         }
-
-    return score
