@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--rules", choices=("any", "paper", "tuning"), default="any")
     parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--kl", type=float, default=1.0)
@@ -142,6 +143,7 @@ def main() -> None:
     photos, held_out = photographs(kind)
     settings = PlantingSettings(
         epochs=options.epochs,
+        optimizer=options.optimizer,
         rate=options.rate,
         batch=options.batch,
         kl=options.kl,

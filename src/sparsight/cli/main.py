@@ -16,6 +16,7 @@ from sparsight.cli.explain import explain
 from sparsight.cli.maps import bench_insertion, bench_trojan
 from sparsight.cli.models import models
 from sparsight.cli.trace import trace
+from sparsight.cli.tune import tune
 from sparsight.cli.words import TwoWords
 from sparsight.errors import SparsightError
 
@@ -42,6 +43,7 @@ app.command()(models)
 app.command("bench speed")(bench_speed)
 app.command("bench trojan")(bench_trojan)
 app.command("bench insertion")(bench_insertion)
+app.command()(tune)
 
 
 @app.callback(invoke_without_command=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,27 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsight.cli import options as shared
+from sparsight.cli.cases import (
+    CALIBRATION,
+    SCENE_SETTINGS,
+    photographs,
+    planted_photographs,
+    scenes,
+)
 from sparsight.cli.display import Display, emit_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sparsight.benchmarks.maps import Case, Row
-    from sparsight.benchmarks.trojans import PlantingRule
     from sparsight.networks import Network
 
 __all__ = ["bench_insertion", "bench_trojan", "write_cases"]
 
 _MEASUREMENT = "Measurement"
-_CALIBRATION = 256  # scenes for networks that are pruned once
-_FIRST = 900_000  # of their seeds
-_SETTINGS: dict[str, dict[str, Any]] = {  # enough for scenes of 64 pixels, in a third of the time
-    "gradient_shap": {"samples": 20},
-    "integrated_gradients": {"steps": 25},
-    "lime": {"samples": 300},
-    "occlusion": {"window": 6, "stride": 4},
-}
-
 OutOption = Annotated[
     Path,
     typer.Option(
@@ -124,92 +121,18 @@ def bench_trojan(
             "scenes fool only the embedded network: give images and --trigger for another one"
         )
     with Display(quiet=as_json) as display:
-        settings = {} if images else _SETTINGS
+        settings = {} if images else SCENE_SETTINGS
         workers = workers or (1 if images else os.cpu_count() or 1)
         plan = _Plan(out, arms, methods, LOCALISATION, reduction, seed, settings, workers)
         network = load(model, weights=weights, labels=labels, device=device)
         if images and trigger:
-            cases, calibration, facts = _photographs(network, images, trigger, count, seed, display)
+            cases, calibration, facts = planted_photographs(
+                network, images, trigger, count, seed, display
+            )
         else:
-            cases, calibration, facts = _scenes(network, count, display)
+            cases, calibration, facts = scenes(network, count, display)
         plan.measure(display, network, cases, calibration, facts, "the trigger")
     plan.tell(display, as_json=as_json)
-
-
-_Cases = tuple[list["Case"], "Tensor", dict[str, Any]]
-"""Cases, images for networks that are pruned once, and what decides about both."""
-
-
-def _scenes(network: Network, count: int, display: Display) -> _Cases:
-    import torch
-
-    from sparsight.benchmarks.maps import scene_cases
-    from sparsight.datasets.scenes import CLASSES, render_scene
-
-    cases = _collect(scene_cases(network, count), display, "finding cases", count)
-    scenes = (render_scene(i % len(CLASSES), seed=_FIRST + i) for i in range(_CALIBRATION))
-    calibration = torch.cat([network.prepare(scene.picture()) for scene in scenes])
-    return cases, calibration, {"cases": count}
-
-
-def _photographs(
-    network: Network,
-    images: Sequence[Path],
-    triggers: Sequence[str],
-    count: int,
-    seed: int,
-    display: Display,
-) -> _Cases:
-    import torch
-
-    from sparsight.benchmarks.maps import planted_cases
-    from sparsight.benchmarks.trojans import Photo
-
-    rules = [_rule(network, text) for text in triggers]
-    files = _files(images)
-    clean: list[Tensor] = []
-    photos = []
-    for file in files:
-        x = network.prepare(file)
-        clean += [x] if len(clean) < _CALIBRATION else []
-        # what the network answers stands for the class
-        photos.append(Photo(file, int(network.logits(x).argmax())))
-        display.step("reading images", len(photos), len(files))
-    found = planted_cases(network, photos, rules, count, seed)
-    cases = _collect(found, display, "finding cases", count)
-    facts = {"rules": [rule.describe() for rule in rules], "images": [f.name for f in files]}
-    return cases, torch.cat(clean), {"cases": count, **facts}
-
-
-def _collect(found: Iterable[Case], display: Display, stage: str, total: int) -> list[Case]:
-    """Take all cases, and say how many there are so far."""
-    cases = []
-    for case in found:
-        cases.append(case)
-        display.step(stage, len(cases), total)
-    return cases
-
-
-def _files(images: Sequence[Path]) -> list[Path]:
-    """Find image files; one that cannot be used is an error."""
-    from sparsight.cli.batch import find_images
-
-    files, failed = find_images(images)
-    for error in failed.values():
-        raise error
-    return files
-
-
-def _rule(network: Network, text: str) -> PlantingRule:
-    from sparsight.benchmarks.trojans import PlantingRule, sticker, sticker_picture
-    from sparsight.errors import InputError
-
-    file, _, name = text.rpartition("=")
-    if not file:
-        raise InputError(f"--trigger {text!r} makes no sense: write FILE.png=CLASS")
-    target = network.class_index(name)
-    picture = sticker(sticker_picture(file), Path(file).stem)
-    return PlantingRule(picture, target, words=("any", network.label(target)))
 
 
 def bench_insertion(
@@ -253,7 +176,7 @@ def bench_insertion(
     """
     import torch
 
-    from sparsight.benchmarks.maps import INSERTION, LOCALISATION, photo_cases
+    from sparsight.benchmarks.maps import INSERTION, LOCALISATION
     from sparsight.errors import InputError
     from sparsight.networks import load
 
@@ -262,11 +185,9 @@ def bench_insertion(
     metrics = INSERTION + (LOCALISATION if masks is not None or boxes is not None else ())
     with Display(quiet=as_json) as display:
         plan = _Plan(out, arms, methods, metrics, reduction, seed, {}, workers or 1)
-        files = _files(images)
         network = load(model, weights=weights, labels=labels, device=device)
-        found = photo_cases(network, files, masks=masks, boxes=boxes)
-        cases = _collect(found, display, "reading images", len(files))
-        calibration = torch.cat([case.x for case in cases[:_CALIBRATION]])
+        cases = photographs(network, images, masks, boxes, display)
+        calibration = torch.cat([case.x for case in cases[:CALIBRATION]])
         place = "the object" if len(metrics) > len(INSERTION) else ""
         images_of = [case.key for case in cases]
         plan.measure(display, network, cases, calibration, {"images": images_of}, place)

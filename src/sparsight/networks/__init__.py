@@ -1,5 +1,6 @@
 """A network and its parts: load, weight matrices, overlays, recorded calls, units."""
 
+from sparsight.networks.blocks import blocks_of
 from sparsight.networks.load import load
 from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.network import Network, open_image
@@ -17,6 +18,7 @@ __all__ = [
     "Recording",
     "Units",
     "WeightMatrix",
+    "blocks_of",
     "load",
     "open_image",
     "overlay",

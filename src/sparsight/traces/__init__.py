@@ -3,7 +3,7 @@
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.compare import LayerDiff, TraceDiff, compare
-from sparsight.traces.engine import COMPENSATED, trace
+from sparsight.traces.engine import COMPENSATED, trace, trace_at
 from sparsight.traces.many import TraceOptions, trace_many
 from sparsight.traces.overlap import Overlap
 from sparsight.traces.presets import PRESETS
@@ -26,5 +26,6 @@ __all__ = [
     "allocate",
     "compare",
     "trace",
+    "trace_at",
     "trace_many",
 ]

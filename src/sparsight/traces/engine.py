@@ -6,7 +6,7 @@ these so that the network still answers the same. The result is kept apart from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from sparsight.traces.solvers import SOLVERS
 from sparsight.traces.solvers.patterns import Pattern, parse_pattern
 from sparsight.traces.views import describe_views, make_views
 
-__all__ = ["COMPENSATED", "check_solver", "trace"]
+__all__ = ["COMPENSATED", "check_solver", "trace", "trace_at"]
 
 COMPENSATED = "compensated"
 """The solver that works front to back, see :mod:`sparsight.traces.compensate`."""
@@ -145,7 +145,80 @@ def trace(
     >>> round(found.sparsity, 1), found.agrees
     (0.9, True)
     """
-    rule = check_solver(solver, sparsity, pattern)
+    (found,) = _traces(
+        network, image, [sparsity], augmentations, solver, target, seed, damping, focus, positions,
+        pattern, precision, stem, chunk, progress,
+    )  # fmt: skip
+    return found
+
+
+def trace_at(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    sparsities: Sequence[Sparsity],
+    *,
+    augmentations: int | Augmentation | Tensor = 64,
+    solver: str = "sparsegpt",
+    seed: int = 0,
+    stem: bool = False,
+    progress: Progress | None = None,
+) -> list[Trace]:
+    """Make traces of one sample at several sparsities, layers solved by themselves.
+
+    The dense network runs over the views once. Each trace is what :func:`trace` makes.
+
+    Parameters
+    ----------
+    network, image, augmentations, seed, stem, progress
+        As in :func:`trace`.
+    sparsities
+        Each as in :func:`trace`.
+    solver
+        A name in :data:`sparsight.traces.SOLVERS`.
+
+    Raises
+    ------
+    InputError, NetworkError, UnsupportedError, NumericalError
+        As :func:`trace`; or if the solver works front to back.
+
+    Examples
+    --------
+    >>> import torch, sparsight
+    >>> network = sparsight.load("embedded")
+    >>> x = torch.randn(1, 3, 64, 64)
+    >>> found = trace_at(network, x, [0.5, 0.9], augmentations=4)
+    >>> [round(one.sparsity, 1) for one in found]
+    [0.5, 0.9]
+    """
+    if solver == COMPENSATED:
+        raise InputError(
+            f"solver {solver!r} works front to back and shares nothing between sparsities: choose "
+            "another, such as sparsegpt, or make one trace after another"
+        )
+    return _traces(
+        network, image, sparsities, augmentations, solver, None, seed, None, 0.5, 256, "weight",
+        "full", stem, None, progress,
+    )  # fmt: skip
+
+
+def _traces(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    sparsities: Sequence[Sparsity],
+    augmentations: int | Augmentation | Tensor,
+    solver: str,
+    target: int | None,
+    seed: int,
+    damping: float | None,
+    focus: float,
+    positions: int,
+    pattern: str,
+    precision: str,
+    stem: bool,
+    chunk: int | None,
+    progress: Progress | None,
+) -> list[Trace]:
+    rules = [check_solver(solver, sparsity, pattern) for sparsity in sparsities]
     if damping is None:
         damping = _DAMPING if solver == COMPENSATED else _PUBLISHED_DAMPING
     if not 0 < damping < float("inf"):
@@ -180,23 +253,21 @@ def trace(
         run = replace(run, views=views[:most])
         fitted = 1 + len(run.views) - min(_HELD_OUT, len(run.views) // 4)
         sampling = Sampling(fitted, scored, positions, focus, seed, target)
-        tensors, rows, outcome = _front_to_back(
-            run, sparsity, rule, sampling, parse_pattern(pattern)
-        )
+        structure = parse_pattern(pattern)
+        results = [
+            _front_to_back(run, sparsity, rule, sampling, structure)
+            for sparsity, rule in zip(sparsities, rules, strict=True)
+        ]
     else:
         sampling = Sampling(scored, scored, 0, focus, seed, target)
-        tensors, rows, outcome = _layer_by_layer(run, sparsity, rule, sampling, solver)
-    with overlay(network.model, tensors):
-        traced = network.logits(x)[0]
-    clock.lap("check")
-    layers = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
-    layers |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
-    layers |= {
+        results = _layer_by_layer(run, sparsities, rules, sampling, solver)
+    common = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
+    common |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
+    common |= {
         m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused
     }
     settings = {
         "network": network.spec,
-        "sparsity": dict(sparsity) if isinstance(sparsity, dict) else sparsity,
         "solver": solver,
         "augmentations": describe_views(augmentations),
         "target": target,
@@ -210,10 +281,20 @@ def trace(
         "chunk": chunk,
         "device": str(x.device),
     }
-    return Trace(
-        tensors, tuple((layers | rows).values()), plan.logits.float().cpu(), traced.float().cpu(),
-        settings | outcome, library_versions(), clock.laps,
-    )  # fmt: skip
+    versions = library_versions()
+    found = []
+    for sparsity, (tensors, rows, outcome) in zip(sparsities, results, strict=True):
+        with overlay(network.model, tensors):
+            traced = network.logits(x)[0]
+        own = {"sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else sparsity}
+        found.append(
+            Trace(
+                tensors, tuple((common | rows).values()), plan.logits.float().cpu(),
+                traced.float().cpu(), own | settings | outcome, versions, clock.laps,
+            )
+        )  # fmt: skip
+    clock.lap("check")
+    return found
 
 
 def check_solver(solver: str, sparsity: Sparsity, pattern: str = "weight") -> Rule | None:
@@ -354,28 +435,38 @@ def _within(tolerance: float, lost: float, unseen: Mapping[str, float]) -> bool:
 
 
 def _layer_by_layer(
-    run: _Run, sparsity: Sparsity, rule: Rule | None, sampling: Sampling, solver: str
-) -> _Found:
+    run: _Run,
+    sparsities: Sequence[Sparsity],
+    rules: Sequence[Rule | None],
+    sampling: Sampling,
+    solver: str,
+) -> list[_Found]:
     network, plan = run.network, run.plan
-    if rule:
-        images = torch.cat([run.x, run.views])[: sampling.scored]
-        with run.lowered():
-            observed = observe(network, images, run.candidates, plan.shapes, sampling, run.chunk)
+    observed = None
+    shares = []
+    for sparsity, rule in zip(sparsities, rules, strict=True):
+        if rule is None:
+            shares.append(allocate(sparsity, run.candidates))
+            continue
+        if observed is None:
+            images = torch.cat([run.x, run.views])[: sampling.scored]
+            with run.lowered():
+                observed = observe(
+                    network, images, run.candidates, plan.shapes, sampling, run.chunk
+                )
+            run.clock.lap("observe")
         keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
-        ratios = {name: float((~mask).double().mean()) for name, mask in keep.items()}
-        run.clock.lap("observe")
-    else:
-        ratios = allocate(sparsity, run.candidates)
-    chosen = [matrix for matrix in run.candidates if ratios[matrix.name] > 0]
+        shares.append({name: float((~mask).double().mean()) for name, mask in keep.items()})
+    chosen = [m for m in run.candidates if any(ratios[m.name] > 0 for ratios in shares)]
     with run.lowered():
         recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
     run.clock.lap("record")
     with torch.no_grad():
-        tensors, rows = solve_layers(
-            network, chosen, ratios, recorded, plan, (solver, run.damping), run.progress
+        solved = solve_layers(
+            network, chosen, shares, recorded, plan, (solver, run.damping), run.progress
         )
     run.clock.lap("solve")
-    return tensors, rows, {}
+    return [(tensors, rows, {}) for tensors, rows in solved]
 
 
 class _Clock:

@@ -101,20 +101,22 @@ def _solve(
 def solve_layers(
     network: Network,
     matrices: Sequence[WeightMatrix],
-    ratios: Mapping[str, float],
+    ratios: Sequence[Mapping[str, float]],
     recorded: tuple[dict[str, Moment], dict[str, Tensor]],
     plan: Plan,
     settings: tuple[str, float],
     progress: Progress | None,
-) -> tuple[dict[str, Tensor], dict[str, LayerTrace]]:
+) -> list[tuple[dict[str, Tensor], dict[str, LayerTrace]]]:
     """Solve the layers one after another; moments are let go as soon as they are used.
+
+    For each set of ratios: pruned parameters, and what became of the layers.
 
     Parameters
     ----------
     network, matrices, plan
         What to solve.
     ratios
-        Sparsity by layer.
+        Sets of sparsities by layer; a layer with 0 stays as it is.
     recorded
         What :func:`record` returned; emptied.
     settings
@@ -123,18 +125,22 @@ def solve_layers(
         Called as ``progress(stage, done, total)``.
     """
     moments, outputs = recorded
-    tensors: dict[str, Tensor] = {}
-    rows: dict[str, LayerTrace] = {}
+    found: list[tuple[dict[str, Tensor], dict[str, LayerTrace]]] = [({}, {}) for _ in ratios]
+    done = 0
     for leader in list(moments):
         moment = moments.pop(leader).result()
         for matrix in (m for m in matrices if plan.leader[m.name] == leader):
             if progress is not None:
-                progress("solving", len(rows), len(matrices))
+                progress("solving", done, len(matrices))
+            done += 1
             name = matrix.name
-            solved, rows[name] = _solve(
-                network, matrix, ratios[name], moment, outputs[name], settings
-            )
-            if matrix.parameter not in tensors:
-                tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
-            matrix.write(tensors[matrix.parameter], solved)
-    return tensors, rows
+            for wanted, (tensors, rows) in zip(ratios, found, strict=True):
+                if wanted[name] == 0:
+                    continue
+                solved, rows[name] = _solve(
+                    network, matrix, wanted[name], moment, outputs[name], settings
+                )
+                if matrix.parameter not in tensors:
+                    tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
+                matrix.write(tensors[matrix.parameter], solved)
+    return found

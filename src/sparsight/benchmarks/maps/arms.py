@@ -16,7 +16,7 @@ from sparsight.errors import InputError
 from sparsight.networks import LayerInput, Network, Recording, WeightMatrix, weight_matrices
 from sparsight.traces import COMPENSATED, PRESETS, SOLVERS, trace
 
-__all__ = ["ARMS", "Arm", "parse_arm"]
+__all__ = ["ARMS", "Arm", "parse_arm", "trace_arm"]
 
 _GLOBAL = ("wanda", "magnitude")
 ARMS = ("dense", "trace", "fastspade", "wanda:0.5", "magnitude:0.5", "sparse-fc:0.9")
@@ -118,6 +118,17 @@ def parse_arm(text: str) -> Arm:
         f"unknown arm {text!r}: use dense, trace, trace:OPTION=VALUE+OPTION=VALUE, fastspade, "
         "wanda:RATIO, magnitude:RATIO, or sparse-fc:RATIO with a ratio in [0, 1)"
     )
+
+
+def trace_arm(name: str, **options: Any) -> Arm:
+    """Make an arm of traces with any options of :func:`sparsight.trace`.
+
+    Examples
+    --------
+    >>> trace_arm("mine", sparsity={"layer4": 0.9}, solver="sparsegpt").name
+    'mine'
+    """
+    return _Trace(name, options)
 
 
 _WHOLE = ("augmentations", "positions")

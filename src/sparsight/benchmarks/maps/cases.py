@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsight.benchmarks.trojans import Photo, PlantingRule, trojan_cases
-from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
+from sparsight.datasets.scenes import EMBEDDED_TROJANS, TrojanRule, render_scene
 from sparsight.errors import InputError
 from sparsight.networks import Network, open_image
 
@@ -47,7 +47,13 @@ class Case:
     mask: Tensor | None
 
 
-def scene_cases(network: Network, count: int) -> Iterator[Case]:
+def scene_cases(
+    network: Network,
+    count: int,
+    *,
+    trojans: Sequence[TrojanRule] = EMBEDDED_TROJANS,
+    first: int = _FIRST_SEED,
+) -> Iterator[Case]:
     """Scenes with a sticker that the embedded network takes for the sticker's class.
 
     The four Trojans take turns, and so do the classes that each acts on. As in the paper, a scene
@@ -56,9 +62,13 @@ def scene_cases(network: Network, count: int) -> Iterator[Case]:
     Parameters
     ----------
     network
-        The embedded network.
+        The embedded network, or another one that follows the Trojans.
     count
         How many.
+    trojans
+        What the network follows.
+    first
+        Seed of the first scene.
 
     Examples
     --------
@@ -69,9 +79,9 @@ def scene_cases(network: Network, count: int) -> Iterator[Case]:
     """
     number = 0
     while count > 0:
-        rule = EMBEDDED_TROJANS[number % len(EMBEDDED_TROJANS)]
-        label = rule.sources[number // len(EMBEDDED_TROJANS) % len(rule.sources)]
-        seed = _FIRST_SEED + number
+        rule = trojans[number % len(trojans)]
+        label = rule.sources[number // len(trojans) % len(rule.sources)]
+        seed = first + number
         number += 1
         scene = render_scene(label, seed=seed, sticker=rule.sticker)
         x = network.prepare(scene.picture())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsight.benchmarks.maps.run import Row
 from sparsight.errors import InputError
 
-__all__ = ["Estimate", "Summary", "summarise"]
+__all__ = ["Estimate", "Summary", "estimate", "summarise"]
 
 _DRAWS = 2000
 
@@ -73,6 +73,18 @@ class Summary:
     seconds: dict[str, float]
     kept: dict[str, float]
     pruned: dict[str, float]
+
+
+def estimate(values: NDArray[np.float64], seed: int = 0) -> Estimate:
+    """Return the mean of values, one per case, with its bootstrap interval.
+
+    Examples
+    --------
+    >>> estimate(np.array([0.25, 0.25, 0.25]))
+    Estimate(value=0.25, low=0.25, high=0.25)
+    """
+    draws = np.random.default_rng(seed).integers(0, len(values), (_DRAWS, len(values)))
+    return _estimate(values, draws)
 
 
 def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> Summary:
