@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from sparsight.networks import Network, Preprocessing
@@ -79,8 +82,59 @@ class EncoderViT(nn.Module):
         return self.mlp_head(self.transformer(x)[:, 0])
 
 
+class Wide(nn.Module):
+    """A pre-activation block; its shortcut, if there is one, takes the activated input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.convShortcut = (  # as the weights call it
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return out + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class WideStage(nn.Module):
+    """Two blocks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(Wide(inputs, outputs, stride), Wide(outputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """WideResNet-16-1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.block1 = WideStage(16, 16, 1)
+        self.block2 = WideStage(16, 32, 2)
+        self.block3 = WideStage(32, 64, 2)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
 def _network(model: nn.Module) -> Network:
     return Network(model, Preprocessing((32, 32), 32), CLASSES)
+
+
+def _unnormalised(model: nn.Module) -> Network:
+    return Network(model, Preprocessing((32, 32), 32, (0.0,) * 3, (1.0,) * 3), CLASSES)
 
 
 def resnet20() -> Network:
@@ -93,3 +147,15 @@ def resnet56() -> Network:
 
 def vit_encoder() -> Network:
     return _network(EncoderViT())
+
+
+def vit_timm_layout() -> Network:
+    model = VisionTransformer(
+        img_size=32, patch_size=4, num_classes=10, embed_dim=64, depth=4, num_heads=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5),
+    )  # fmt: skip
+    return _unnormalised(model)
+
+
+def wrn16_1_backdoored() -> Network:
+    return _unnormalised(WideResNet())

@@ -31,7 +31,12 @@ def cifar(shared: Path, name: str) -> tuple[Network, torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize(
     ("name", "accuracy", "sparsity"),
     # The transformer loses its answers sooner: 4 of 6 kept at a half.
-    [("resnet20", 0.89, 0.5), ("resnet56", 0.9, 0.5), ("vit_encoder", 0.68, 0.3)],
+    [
+        ("resnet20", 0.89, 0.5),
+        ("resnet56", 0.9, 0.5),
+        ("vit_encoder", 0.68, 0.3),
+        ("wrn16_1_backdoored", 0.8, 0.5),
+    ],
 )
 def test_cifar_networks_answer_are_covered_and_traced(
     shared: Path, name: str, accuracy: float, sparsity: float

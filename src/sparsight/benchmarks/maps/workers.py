@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 
+import cloudpickle
 import torch
 
 from sparsight.benchmarks.maps.row import Measure, Row
@@ -44,7 +45,7 @@ def spread(measure: Measure, jobs: Sequence[Job], workers: int) -> Iterator[Row]
             yield measure.row(*job)
         return
     try:
-        content = pickle.dumps(measure)
+        content = cloudpickle.dumps(measure)  # networks are of classes from users' files too
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"the network cannot be copied to other processes ({error}): use one worker"
