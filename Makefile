@@ -15,11 +15,11 @@ TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetenso
 # Trojans are made to work first, then only where they should; last, part of the way back.
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
-GRADIENTS := saliency,input_x_gradient,deep_lift,lrp,guided_backprop,guided_grad_cam,grad_cam,integrated_gradients,gradient_shap
+REAL := wrn16_1_backdoored resnet20 resnet56 vit_encoder vit_timm_layout resnet18-objects resnet18-boxes mobilenet_v2-objects
 ANY := --rules any --trainable layer3 layer4 fc
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant photo-trojans pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,8 +87,22 @@ plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and mea
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 
-photo-trojans: $(STAMP)  ## Score maps against the stickers of planted networks (after make plant)
-	$(BIN)/python benchmarks/photo_trojans.py --name=-gradients --methods $(GRADIENTS)
+trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (those after make plant)
+	$(BIN)/sparsight bench trojan --out build/trojan-scenes/embedded --cases 200
+	@mkdir -p $(RESULTS)/trojans-embedded
+	cd build/trojan-scenes/embedded && cp summary.json tables.md arms.png seconds.png $(CURDIR)/$(RESULTS)/trojans-embedded
+	$(BIN)/python benchmarks/photo_trojans.py
+	$(BIN)/python benchmarks/ground_truth_table.py
+
+real-maps: $(STAMP)  ## Score maps of real networks on real images
+	$(BIN)/python benchmarks/real_maps.py $(REAL)
+	$(BIN)/python benchmarks/ground_truth_table.py
+
+tuning: $(STAMP)  ## Tune ratios as published, beside the default that is tuned on nothing
+	$(BIN)/python benchmarks/tuning.py
+
+ablations: $(STAMP)  ## Measure what each choice in a trace does to maps
+	$(BIN)/python benchmarks/ablations.py
 
 pictures: $(STAMP)  ## Render the pictures of the README and the docs
 	$(BIN)/python docs/make_pictures.py

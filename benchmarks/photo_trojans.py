@@ -53,14 +53,12 @@ def main() -> None:
     parser.add_argument("--arms", default=ARMS)
     parser.add_argument("--methods", default="all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="torch's own choice by default")
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side")
     parser.add_argument("--name", default="", help="added to the results' name")
     options = parser.parse_args()
     name, kind = options.network, options.rules
     if not IMAGENET.is_dir() or not weights_file(FOLDER, name, kind).is_file():
         sys.exit("photographs or planted weights are missing: run make plant beside shared data")
-    if options.threads:
-        torch.set_num_threads(options.threads)
     network = planted_network(name, kind)
     plant_with, held_out = photographs(kind)
     methods = choose_methods(options.methods)
@@ -80,7 +78,7 @@ def main() -> None:
             network, cases, arms, methods, LOCALISATION, MAPS / key,
             facts={"network": f"{name}, {kind} rules", "cases": options.cases},
             method_settings=given, reduction="sum_abs", calibration=calibration,
-            seed=options.seed, progress=progress,
+            seed=options.seed, workers=options.workers, progress=progress,
         )  # fmt: skip
     if kind != "tuning":
         kept = RESULTS / f"trojans-{key}"

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 from attribution.small import Attention, Plain, Residual, picture, seeded
 from contracts import untouched
 from sparsight.attribution import METHODS, attribute
-from sparsight.attribution.view import shared_view
+from sparsight.networks.view import shared_view
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 
 CHEAP = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsight.attribution.graph import Trace, trace
 from sparsight.attribution.result import relative_gap
-from sparsight.attribution.view import shared_view
+from sparsight.networks.view import shared_view
 from sparsight.errors import InputError, NetworkError, NumericalError
 from sparsight.networks.network import Network
 
@@ -25,7 +25,7 @@ class Subject:
     Attributes
     ----------
     view
-        The network's private copy (see :func:`~sparsight.attribution.view.shared_view`).
+        The network's private copy (see :func:`~sparsight.networks.view.shared_view`).
     x
         ``(1, C, H, W)``, detached, on the network's device and in its dtype.
     target

@@ -8,6 +8,7 @@ from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
 from sparsight.networks.recording import ConvGeometry, LayerCall, LayerInput, Recording
 from sparsight.networks.units import Units
+from sparsight.networks.view import shared_view
 
 __all__ = [
     "ConvGeometry",
@@ -22,5 +23,6 @@ __all__ = [
     "load",
     "open_image",
     "overlay",
+    "shared_view",
     "weight_matrices",
 ]

@@ -1,0 +1,88 @@
+"""Write the tables of ``docs/explanation/ground-truth.md`` from the results that are committed.
+
+python benchmarks/ground_truth_table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tables import write_table
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "explanation" / "ground-truth.md"
+FOUND = {
+    "trojans-embedded": "scenes, embedded network, stickers",
+    "trojans-resnet18-any": "photographs, ResNet-18, stickers",
+    "maps-wrn16_1_backdoored": "CIFAR-10, WideResNet-16-1, somebody else's checker",
+    "maps-resnet18-objects": "photographs, ResNet-18, objects",
+    "maps-resnet18-boxes": "photographs, ResNet-18, boxes",
+    "maps-mobilenet_v2-objects": "photographs, MobileNet-V2, objects",
+    "maps-resnet20": "CIFAR-10, ResNet-20",
+    "maps-resnet56": "CIFAR-10, ResNet-56",
+    "maps-vit_encoder": "CIFAR-10, ViT",
+    "maps-vit_timm_layout": "CIFAR-10, weak ViT",
+}
+METRICS = {  # title, and the sign of what is better
+    "roc_auc": ("ROC-AUC", 1),
+    "pointing_game": ("Pointing game", 1),
+    "insertion": ("Insertion", 1),
+    "deletion": ("Deletion", -1),
+}
+
+
+def percent(estimate: dict[str, float]) -> str:
+    """Write an estimate with its interval."""
+    low, high = 100 * estimate["low"], 100 * estimate["high"]
+    return f"{100 * estimate['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def rows(metric: str, sign: int) -> list[str]:
+    """Render what was found of a metric, an experiment a row."""
+    lines = [
+        "| images, network, place | images | dense | trace | gap closed, % | methods better, worse "
+        "| random, centre, edges |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, title in FOUND.items():
+        file = RESULTS / name / "summary.json"
+        if not file.is_file():
+            continue
+        summary: dict[str, Any] = json.loads(file.read_text())["metrics"].get(metric)
+        if not summary:
+            continue
+        means = summary["means"]
+        gains = [
+            sign * gain["value"]
+            for method, gain in summary["differences"]["trace"].items()
+            if method != "mean"
+        ]
+        closed = summary["closed"].get("trace")
+        blind = ", ".join(
+            f"{100 * means['blind'][k]['value']:.1f}" for k in ("random", "centre", "edge")
+        )
+        lines.append(
+            f"| {title} | {summary['cases']} | {percent(means['dense']['mean'])} "
+            f"| {percent(means['trace']['mean'])} | {percent(closed) if closed else ''} "
+            f"| {sum(g > 0 for g in gains)}, {sum(g < -0.005 for g in gains)} of {len(gains)} "
+            f"| {blind} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Write the tables."""
+    parts = []
+    for metric, (title, sign) in METRICS.items():
+        found = rows(metric, sign)
+        if len(found) > 2:
+            better = "higher" if sign > 0 else "lower"
+            parts += [f"**{title}**, {better} is better, in %:", "\n".join(found)]
+    write_table(PAGE, "\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
