@@ -10,8 +10,8 @@ from torch.nn.utils import prune
 from attribution.small import Attention, Plain, Residual, picture, seeded
 from contracts import untouched
 from sparsight.attribution import METHODS, attribute
-from sparsight.networks.view import shared_view
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
+from sparsight.networks.view import shared_view
 
 CHEAP = {
     "lime": {"samples": 6, "segments": 4},

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sparsight.attribution.graph import Trace, trace
 from sparsight.attribution.result import relative_gap
-from sparsight.networks.view import shared_view
 from sparsight.errors import InputError, NetworkError, NumericalError
 from sparsight.networks.network import Network
+from sparsight.networks.view import shared_view
 
 __all__ = ["Subject"]
 

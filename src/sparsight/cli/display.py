@@ -90,7 +90,7 @@ class Display:
 
         self._stop()
         try:
-            yield Console()
+            yield Console(emoji=False)
         finally:
             self._bar.start()
 

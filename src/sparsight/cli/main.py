@@ -13,10 +13,12 @@ from sparsight.cli.bench import bench_speed
 from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
+from sparsight.cli.layers import layers
 from sparsight.cli.maps import bench_insertion, bench_trojan
 from sparsight.cli.models import models
 from sparsight.cli.trace import trace
 from sparsight.cli.tune import tune
+from sparsight.cli.visualize import visualize
 from sparsight.cli.words import TwoWords
 from sparsight.errors import SparsightError
 
@@ -39,7 +41,9 @@ app = typer.Typer(
 app.command()(explain)
 app.command()(trace)
 app.command("trace diff")(trace_diff)
+app.command()(visualize)
 app.command()(models)
+app.command()(layers)
 app.command("bench speed")(bench_speed)
 app.command("bench trojan")(bench_trojan)
 app.command("bench insertion")(bench_insertion)

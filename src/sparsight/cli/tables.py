@@ -17,10 +17,12 @@ from sparsight.networks import Network
 from sparsight.networks.coverage import Coverage, UncoveredLayer
 from sparsight.reports.text import clean, percent, plain_number, seconds
 from sparsight.traces import Overlap, Trace, TraceDiff
+from sparsight.visualization import Layer
 
 __all__ = [
     "coverage_table",
     "describe_trace",
+    "layers_table",
     "maps_table",
     "sources_table",
     "speed_table",
@@ -215,4 +217,13 @@ def maps_table(summary: Summary) -> Table:
         )
     for name, estimate in summary.means.get("blind", {}).items():
         table.add_row(name, estimate.percent(), "", "", "")
+    return table
+
+
+def layers_table(found: Iterable[Layer]) -> Table:
+    """List layers with their channels and the size of what they give."""
+    table = _table("layer", "kind", "#channels", "#places")
+    for layer in found:
+        places = [str(n) for i, n in enumerate(layer.shape, 1) if i != layer.axis]
+        table.add_row(layer.name, layer.kind, str(layer.channels), " x ".join(places) or "1")
     return table
