@@ -51,6 +51,29 @@ def test_the_answer_is_shown_by_default(run: Run, home: Path, scene: str) -> Non
     assert (result.code, told["neurons"], list(told["scores"])) == (0, ["class:mug"], ["Traced"])
 
 
+def test_examples_are_shown_too(run: Run, home: Path, scene: str) -> None:
+    Path("scenes").mkdir()
+    for number in range(4):
+        render_scene(number, seed=number).picture().save(f"scenes/{number}.png")
+    result = run(
+        "visualize", scene, "--neuron", "stage3.1:4", "--examples", "scenes", "--out", "seen", *FAST
+    )
+    assert (result.code, result.err) == (0, "")
+    for side in ("dense", "traced"):
+        (found,) = json.loads((home / "seen" / side / "examples.json").read_text())
+        assert len(found) == 4
+        assert [e["score"] for e in found] == sorted((e["score"] for e in found), reverse=True)
+    page = (home / "seen" / "index.html").read_text(encoding="utf-8")
+    assert page.count('class="crops"') == 2
+    wrong = run("visualize", scene, "--examples", "none", "--out", "other", *FAST)
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    wrong = run(
+        "visualize", scene, "--neuron", "stage3:all", "--examples", "scenes", "--out", "other",
+        *FAST,
+    )  # fmt: skip
+    assert "cannot be searched" in wrong.err
+
+
 def test_without_an_image_the_network_alone(run: Run, home: Path) -> None:
     result = run("visualize", "--neuron", "class:mug - class:tree", "--out", "seen", *FAST)
     assert (result.code, result.err) == (0, "")

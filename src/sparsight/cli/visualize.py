@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparsight.cli import options as shared
 from sparsight.cli.display import Display, emit_json
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sparsight.visualization import Example
 
 __all__ = ["visualize"]
 
@@ -60,6 +67,14 @@ def visualize(
     variation: Annotated[
         float, typer.Option(help="Weight of the total variation.", rich_help_panel=_PICTURE)
     ] = 0.0,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images: also show crops of them that the neurons answer to most.",
+            rich_help_panel=_PICTURE,
+            show_default=False,
+        ),
+    ] = None,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,
@@ -81,12 +96,13 @@ def visualize(
     lists what can be named.
     """
     from sparsight.cli.settings import TraceSettings
+    from sparsight.datasets.folders import list_images
     from sparsight.errors import InputError
     from sparsight.networks import open_image
     from sparsight.reports.text import clean, percent
     from sparsight.reports.visualization import Shown, VisualizationPage, render_visualizations
-    from sparsight.storage import atomic_folder
-    from sparsight.visualization import Visualization, parse_objective
+    from sparsight.storage import atomic_folder, write_text
+    from sparsight.visualization import Visualization, parse_objective, top_examples
     from sparsight.visualization import visualize as compute
 
     if image is None and not neuron:
@@ -107,6 +123,7 @@ def visualize(
         atomic_folder(out, kept, overwrite=overwrite) as folder,
     ):
         network = settings.load()
+        files = list_images(examples) if examples is not None else []
         caption, networks, shown = "", {}, None
         if image is not None:
             shown = open_image(image).convert("RGB")
@@ -135,7 +152,12 @@ def visualize(
             for number, copies in enumerate(pictures):
                 for copy, picture in enumerate(copies):
                     picture.save(place / f"{number:03d}-{copy:02d}.png")
-            shown_as[heading] = Shown(pictures, sides[heading].scores.tolist())
+            crops = []
+            if examples is not None:
+                best = top_examples(asked, wanted, files, progress=display.step)
+                crops = [[_crop(example) for example in found] for found in best]
+                write_text(place / "examples.json", json.dumps([_plain(b) for b in best], indent=2))
+            shown_as[heading] = Shown(pictures, sides[heading].scores.tolist(), crops)
         titles = [_title(network, text) for text in neuron or []]
         facts = [(name, str(value)) for name, value in how.items()]
         page = VisualizationPage(titles, shown_as, network.spec, shown, caption, facts)
@@ -152,6 +174,17 @@ def visualize(
             )
             console.print(f"{clean(title)}: {told}", soft_wrap=True, markup=False)
         console.print(f"page {clean(out / _PAGE)}", soft_wrap=True, markup=False)
+
+
+def _crop(example: Example) -> tuple[Image.Image, str]:
+    return example.picture(), f"{Path(example.source).name}, {example.score:.2f}"
+
+
+def _plain(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    return [
+        {"image": e.source, "score": e.score, "place": e.place, "box": list(e.box)}
+        for e in examples
+    ]
 
 
 def _title(network: Any, text: str) -> str:

@@ -26,10 +26,13 @@ class Shown:
         By objective, then copies of it.
     scores
         Of each.
+    examples
+        Crops of real images and what to say of each, by objective; may be empty.
     """
 
     pictures: Sequence[Sequence[Image.Image]]
     scores: Sequence[Sequence[float]]
+    examples: Sequence[Sequence[tuple[Image.Image, str]]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,9 @@ def render_visualizations(page: VisualizationPage) -> str:
         for heading, found in page.sides.items():
             uris = [_uri(picture) for picture in found.pictures[number]]
             scores = ", ".join(f"{value:.2f}" for value in found.scores[number])
-            cells.append({"heading": heading, "uris": uris, "scores": scores})
+            found_here = found.examples[number] if found.examples else []
+            crops = [(_uri(crop), caption) for crop, caption in found_here]
+            cells.append({"heading": heading, "uris": uris, "scores": scores, "crops": crops})
         rows.append({"title": title, "cells": cells})
     return (
         environment()

@@ -1,6 +1,7 @@
 """What a neuron wants to see: images that raise what a network says, dense or traced."""
 
 from sparsight.visualization.engine import visualize
+from sparsight.visualization.examples import Example, receptive_field, top_examples
 from sparsight.visualization.layers import Layer, find_layer, list_layers
 from sparsight.visualization.objectives import (
     Objective,
@@ -17,6 +18,7 @@ from sparsight.visualization.robustness import Robustness
 
 __all__ = [
     "PARAMETRIZATIONS",
+    "Example",
     "Layer",
     "Objective",
     "Robustness",
@@ -30,5 +32,7 @@ __all__ = [
     "neuron",
     "parametrization",
     "parse_objective",
+    "receptive_field",
+    "top_examples",
     "visualize",
 ]
