@@ -4,15 +4,17 @@
 
 ``maps.png``: a scene with a planted sticker, and maps of the dense network and of its trace.
 ``case.png``: the top of the case file of the same scene; it needs Chromium and is left as it is
-without one.
+without one. ``two-clusters.png``: what the page of that name computes.
 """
 
 from __future__ import annotations
 
+import doctest
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -89,12 +91,38 @@ def photograph_page(page: Path, path: Path) -> bool:
     return True
 
 
+def draw_clusters(page: Path, path: Path) -> None:
+    """Run the examples of the page on two clusters and draw where visualizations land."""
+    found: dict[str, Any] = {}
+    for example in doctest.DocTestParser().get_examples(page.read_text(encoding="utf-8")):
+        exec(example.source, found)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.3), layout="constrained", sharey=True)
+    landed = {
+        "dense network": found["dense"],
+        "trace, small cluster": found["small"],
+        "trace, large cluster": found["large"],
+    }
+    for axis, (title, places) in zip(axes, landed.items(), strict=True):
+        for name, colour in (("outside", "0.8"), ("inside", "#7fb3d5")):
+            x, y = found[name].T
+            axis.scatter(x, y, s=3, color=colour, label=name, rasterized=True)
+        x, y = places.T
+        axis.scatter(x, y, s=9, color="#c0392b", alpha=0.5, lw=0, label="visualizations")
+        at_large = found["share_at_large"](places)
+        axis.set_title(f"{title}: {at_large:.0%} nearer to the large one", fontsize=9)
+        axis.set_aspect("equal")
+    axes[0].legend(fontsize=7, loc="lower left", markerscale=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
-    """Make both pictures."""
+    """Make the pictures."""
     IMAGES.mkdir(exist_ok=True)
     network = sparsight.load("embedded")
     case = make_case(network, render_scene(LABEL, seed=SEED, sticker=STICKER))
     draw_maps(case, IMAGES / "maps.png")
+    draw_clusters(IMAGES.parent / "explanation" / "two-clusters.md", IMAGES / "two-clusters.png")
     with tempfile.TemporaryDirectory() as folder:
         write_case(case, Path(folder) / "case")
         if not photograph_page(Path(folder) / "case" / "index.html", IMAGES / "case.png"):
