@@ -109,7 +109,7 @@ def draw_clusters(page: Path, path: Path) -> None:
         x, y = places.T
         axis.scatter(x, y, s=9, color="#c0392b", alpha=0.5, lw=0, label="visualizations")
         at_large = found["share_at_large"](places)
-        axis.set_title(f"{title}: {at_large:.0%} nearer to the large one", fontsize=9)
+        axis.set_title(f"{title}\n{at_large:.0%} nearer to the large cluster", fontsize=9)
         axis.set_aspect("equal")
     axes[0].legend(fontsize=7, loc="lower left", markerscale=2)
     figure.savefig(path, dpi=110)
