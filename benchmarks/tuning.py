@@ -27,7 +27,7 @@ from sparsight.networks import load
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, FOLDER = ROOT / "build" / "tuning-network", ROOT / "build" / "tuning"
 RESULTS = ROOT / "benchmarks" / "results"
-METHODS = "saliency,input_x_gradient,lrp,grad_cam,guided_backprop"
+METHODS = "saliency,input_x_gradient"
 FIRST = 820_000  # of the scenes to tune on
 
 
@@ -50,9 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--solver", default="sparsegpt")
-    parser.add_argument("--images", type=int, default=40, help="to tune on")
-    parser.add_argument("--cases", type=int, default=100, help="to compare on")
-    parser.add_argument("--augmentations", type=int, default=64)
+    parser.add_argument("--images", type=int, default=24, help="to tune on")
+    parser.add_argument("--cases", type=int, default=40, help="to compare on")
+    parser.add_argument("--augmentations", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     methods = choose_methods(options.methods)
