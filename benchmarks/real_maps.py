@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
+from photo_trojans import SETTINGS
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps import (
     INSERTION,
@@ -40,14 +41,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 IMAGENET, CIFAR = DATA / "imagenet", DATA / "cifar10"
 FOLDER, RESULTS = ROOT / "build" / "real-maps", ROOT / "benchmarks" / "results"
-PHOTO_SETTINGS: dict[str, dict[str, Any]] = {  # a third of the work, on every arm alike
-    "gradient_shap": {"samples": 20},
-    "integrated_gradients": {"steps": 25},
-    "lime": {"samples": 300},
-    "occlusion": {"window": 32, "stride": 16},
-}
 SMALL_SETTINGS: dict[str, dict[str, Any]] = {
-    **PHOTO_SETTINGS,
+    **SETTINGS,
     "occlusion": {"window": 4, "stride": 2},
 }
 TRIGGER = ((31, 31), (31, 29), (30, 30), (29, 31))  # white; the rest of the square is black
@@ -140,7 +135,7 @@ def main() -> None:
             def progress(stage: str, done: int, total: int) -> None:
                 bar.update(task, description=f"{name}: {stage}", completed=done, total=total)  # noqa: B023
 
-            settings = PHOTO_SETTINGS if place else SMALL_SETTINGS
+            settings = SETTINGS if place else SMALL_SETTINGS
             judge_maps(
                 network, cases, [parse_arm(arm) for arm in options.arms.split(",")], methods,
                 metrics, FOLDER / name, facts={"network": name, "images": len(cases)},

@@ -63,6 +63,22 @@ WorkersOption = Annotated[
         rich_help_panel=_MEASUREMENT,
     ),
 ]
+MasksOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with a mask of the object for each image, a PNG of its name.",
+        rich_help_panel=_MEASUREMENT,
+        show_default=False,
+    ),
+]
+BoxesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with columns file, x0, y0, x1, y1: where objects are.",
+        rich_help_panel=_MEASUREMENT,
+        show_default=False,
+    ),
+]
 MethodsOption = Annotated[
     str, typer.Option(help="Attribution methods: names separated by commas, or all.")
 ]
@@ -143,22 +159,8 @@ def bench_insertion(
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with a mask of the object for each image, a PNG of its name.",
-            rich_help_panel=_MEASUREMENT,
-            show_default=False,
-        ),
-    ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with columns file, x0, y0, x1, y1: where objects are.",
-            rich_help_panel=_MEASUREMENT,
-            show_default=False,
-        ),
-    ] = None,
+    masks: MasksOption = None,
+    boxes: BoxesOption = None,
     arms: ArmsOption = "",
     methods: MethodsOption = "all",
     reduction: ReductionOption = "own",

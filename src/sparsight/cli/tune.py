@@ -10,7 +10,14 @@ import typer
 from sparsight.cli import options as shared
 from sparsight.cli.cases import SCENE_SETTINGS, photographs, planted_photographs, scenes
 from sparsight.cli.display import Display, emit_json
-from sparsight.cli.maps import MethodsOption, OutOption, ReductionOption, WorkersOption
+from sparsight.cli.maps import (
+    BoxesOption,
+    MasksOption,
+    MethodsOption,
+    OutOption,
+    ReductionOption,
+    WorkersOption,
+)
 
 __all__ = ["tune"]
 
@@ -35,22 +42,8 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with a mask of the object for each image, a PNG of its name.",
-            rich_help_panel=_SEARCH,
-            show_default=False,
-        ),
-    ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with columns file, x0, y0, x1, y1: where objects are.",
-            rich_help_panel=_SEARCH,
-            show_default=False,
-        ),
-    ] = None,
+    masks: MasksOption = None,
+    boxes: BoxesOption = None,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,
