@@ -87,7 +87,7 @@ def receptive_field(gradient: Tensor, share: float = 0.9) -> Box:
     (6, 2, 7, 5)
     """
     if not 0 < share <= 1:
-        raise InputError(f"share {share} of a receptive field must lie in (0, 1]")
+        raise InputError(f"share {share} of a receptive field must lie in (0, 1]: 0.9 is usual")
     energy = gradient.detach().double().square().sum(0)
     if not energy.any():
         return 0, 0, energy.shape[1], energy.shape[0]
