@@ -156,7 +156,7 @@ def top_examples(
     """
     asked = [objectives] if isinstance(objectives, Objective) else list(objectives)
     if count < 1 or chunk < 1:
-        raise InputError(f"count {count} and chunk {chunk} must be 1 or more")
+        raise InputError(f"count {count} and chunk {chunk} must be 1 or more: 9 and 32 are usual")
     terms = [_single(one) for one in asked]
     layers = [term.check(network) for term in terms]
     watch = Watch(network, [term.layer for term in terms])

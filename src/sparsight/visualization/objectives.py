@@ -193,7 +193,9 @@ def direction(layer: str, vector: Tensor | Any) -> Objective:
     """
     given = torch.as_tensor(vector, dtype=torch.float32).detach().cpu()
     if given.ndim != 1 or not torch.isfinite(given).all() or not given.any():
-        raise InputError("a direction is a vector of finite numbers, not all of them 0")
+        raise InputError(
+            "a direction is a vector of finite numbers, not all of them 0: give one per channel"
+        )
     return Objective((Term("direction", layer, vector=given),))
 
 

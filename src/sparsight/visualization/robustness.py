@@ -55,7 +55,7 @@ class Robustness:
         if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise InputError(f"scale {self.scale} must rise and be positive: (0.9, 1.1) is usual")
         if not 0 <= self.rotate <= 180:
-            raise InputError(f"rotate {self.rotate} must lie in [0, 180] degrees")
+            raise InputError(f"rotate {self.rotate} must lie in [0, 180] degrees: 8 is usual")
 
     @classmethod
     def none(cls) -> Robustness:
