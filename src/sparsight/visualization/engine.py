@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsight.errors import InputError, NumericalError
 from sparsight.networks import Network
-from sparsight.visualization.layers import Layer, list_layers
+from sparsight.visualization.layers import Layer, find_layer, list_layers
 from sparsight.visualization.objectives import LOGITS, Objective, Term
 from sparsight.visualization.parametrizations import Parametrization, parametrization
 from sparsight.visualization.result import Visualization
@@ -301,13 +301,11 @@ class _Run:
         return torch.autocast(asked.device.type, kind, enabled=low)
 
     def _gram_layer(self, objective: Objective) -> Layer:
-        layers = {layer.name: layer for layer in list_layers(self.network)}
         named = self.how.diversity_layer or _first_layer(objective.terms)
         if named:
-            if named not in layers:
-                raise InputError(f"this network has no layer {named!r}: see sparsight layers")
-            return layers[named]
-        places = [layer for layer in layers.values() if len(layer.first(_empty(layer))[0, 0]) > 1]
+            return find_layer(self.network, named)
+        layers = list_layers(self.network)
+        places = [layer for layer in layers if len(layer.first(_empty(layer))[0, 0]) > 1]
         if not places:
             raise InputError("no layer has places to tell images apart by: name a diversity_layer")
         return places[-1]
