@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from sparsight.benchmarks.maps import (
@@ -37,6 +36,7 @@ from sparsight.datasets.scenes import CLASSES, render_scene
 from sparsight.networks import Network, load, overlay
 from sparsight.storage import write_text
 from sparsight.traces import Augmentation
+from tables import stages
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, RESULTS = ROOT / "build" / "ablations", ROOT / "benchmarks" / "results" / "ablations"
@@ -193,12 +193,7 @@ def main() -> None:
     cases = list(scene_cases(network, options.cases, first=FIRST))
     groups = arms(cases)
     drawn = (render_scene(i % len(CLASSES), seed=900_000 + i) for i in range(256))
-    with Progress(transient=True) as bar:
-        task = bar.add_task("arms", total=None)
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
+    with stages() as progress:
         judged = judge_maps(
             network, cases, [arm for found in groups.values() for arm in found], METHODS,
             LOCALISATION, FOLDER, facts={"network": "embedded", "cases": options.cases},

@@ -12,13 +12,11 @@ there shows a photograph, since those are not ours.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
 from plant_trojans import (
     FOLDER,
@@ -30,6 +28,7 @@ from plant_trojans import (
 )
 from sparsight.benchmarks.maps import LOCALISATION, judge_maps, parse_arm, planted_cases
 from sparsight.casefile import choose_methods
+from tables import keep_report, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS = ROOT / "build" / "trojan-maps"
@@ -65,15 +64,10 @@ def main() -> None:
     given = {method: SETTINGS[method] for method in methods if method in SETTINGS}
     arms = [parse_arm(text) for text in options.arms.split(",")]
     key = f"{name}-{kind}{options.name}"
-    with Progress(transient=True) as bar:
-        task = bar.add_task("cases", total=None)
-        rules = planting_rules(kind)
-        cases = list(planted_cases(network, held_out, rules, options.cases, options.seed))
-        calibration = torch.cat([network.prepare(p.open()) for p in plant_with[:CALIBRATION]])
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
+    rules = planting_rules(kind)
+    cases = list(planted_cases(network, held_out, rules, options.cases, options.seed))
+    calibration = torch.cat([network.prepare(p.open()) for p in plant_with[:CALIBRATION]])
+    with stages() as progress:
         judged = judge_maps(
             network, cases, arms, methods, LOCALISATION, MAPS / key,
             facts={"network": f"{name}, {kind} rules", "cases": options.cases},
@@ -81,10 +75,7 @@ def main() -> None:
             seed=options.seed, workers=options.workers, progress=progress,
         )  # fmt: skip
     if kind != "tuning":
-        kept = RESULTS / f"trojans-{key}"
-        kept.mkdir(parents=True, exist_ok=True)
-        for file in ("summary.json", "tables.md", "arms.png", "seconds.png"):
-            shutil.copyfile(MAPS / key / file, kept / file)
+        keep_report(MAPS / key, RESULTS / f"trojans-{key}")
     for arm, means in judged.summaries["roc_auc"].means.items():
         if arm != "blind":
             print(arm, " ".join(f"{m} {100 * e.value:.1f}" for m, e in means.items()))

@@ -25,6 +25,7 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,15 @@ HELD_OUT, TUNING_HELD_OUT = 300, 200
 
 def dense_network(name: str, weights: Path | None = None) -> Network:
     """Load one of the ImageNet networks of the shared data folder, as it is."""
-    return load(
+    network = load(
         f"torchvision:{name}",
         weights=weights or IMAGENET / f"{name}.safetensors",
         labels=IMAGENET / "classes.csv",
     )
+    if name == "mobilenet_v2":  # these weights want other values than torchvision's own
+        halves = replace(network.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)
+        return replace(network, preprocessing=halves)
+    return network
 
 
 def planted_network(name: str, rules: str = "any") -> Network:

@@ -12,19 +12,17 @@ on there; tables and plots go to ``benchmarks/results/maps-NAME``, which shows n
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import Progress
 
 from photo_trojans import SETTINGS
+from plant_trojans import DATA, IMAGENET, dense_network
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps import (
     INSERTION,
@@ -36,10 +34,10 @@ from sparsight.benchmarks.maps import (
 )
 from sparsight.casefile import choose_methods
 from sparsight.networks import Network, load
+from tables import keep_report, stages
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
-IMAGENET, CIFAR = DATA / "imagenet", DATA / "cifar10"
+CIFAR = DATA / "cifar10"
 FOLDER, RESULTS = ROOT / "build" / "real-maps", ROOT / "benchmarks" / "results"
 SMALL_SETTINGS: dict[str, dict[str, Any]] = {
     **SETTINGS,
@@ -50,14 +48,7 @@ TRIGGER = ((31, 31), (31, 29), (30, 30), (29, 31))  # white; the rest of the squ
 
 def imagenet_cases(name: str, place: str, count: int) -> tuple[Network, list[Case]]:
     """Photographs with boxes or masks, spread over what there is."""
-    network = load(
-        f"torchvision:{name}",
-        weights=IMAGENET / f"{name}.safetensors",
-        labels=IMAGENET / "classes.csv",
-    )
-    if name == "mobilenet_v2":
-        halves = replace(network.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)
-        network = replace(network, preprocessing=halves)
+    network = dense_network(name)
     if place == "boxes":
         boxes = IMAGENET / "val_boxes.csv"
         names = sorted({line.partition(",")[0] for line in boxes.read_text().splitlines()[1:]})
@@ -129,13 +120,8 @@ def main() -> None:
         marked = name.endswith("backdoored")
         metrics = ([] if marked else list(INSERTION)) + (list(LOCALISATION) if located else [])
         reduction: Reduction | None = "sum_abs" if marked else None
-        with Progress(transient=True) as bar:
-            task = bar.add_task(name, total=None)
-
-            def progress(stage: str, done: int, total: int) -> None:
-                bar.update(task, description=f"{name}: {stage}", completed=done, total=total)  # noqa: B023
-
-            settings = SETTINGS if place else SMALL_SETTINGS
+        settings = SETTINGS if place else SMALL_SETTINGS
+        with stages(name) as progress:
             judge_maps(
                 network, cases, [parse_arm(arm) for arm in options.arms.split(",")], methods,
                 metrics, FOLDER / name, facts={"network": name, "images": len(cases)},
@@ -144,9 +130,7 @@ def main() -> None:
                 workers=options.workers, progress=progress,
             )  # fmt: skip
         kept = RESULTS / f"maps-{name}"
-        kept.mkdir(parents=True, exist_ok=True)
-        for file in ("summary.json", "tables.md", "arms.png", "seconds.png"):
-            shutil.copyfile(FOLDER / name / file, kept / file)
+        keep_report(FOLDER / name, kept)
         print(f"{name}\n{(kept / 'tables.md').read_text()}", flush=True)
 
 

@@ -1,10 +1,15 @@
-"""What scripts keep: measured rows in a file, tables in the docs between two markers."""
+"""What scripts keep and show: rows, tables in the docs, reports of maps, how far they are."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.progress import Progress
 
 from sparsight.storage import library_versions, write_text
 
@@ -16,6 +21,25 @@ def write_table(page: Path, table: str) -> None:
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+@contextmanager
+def stages(title: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far the stage under way is."""
+    with Progress(transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{title} {stage}", completed=done, total=total)
+
+        yield progress
+
+
+def keep_report(measured: Path, results: Path) -> None:
+    """Copy what a benchmark of maps found, but neither its rows nor its cases."""
+    results.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "tables.md", "arms.png", "seconds.png"):
+        shutil.copyfile(measured / name, results / name)
 
 
 class Rows:

@@ -30,6 +30,7 @@ from torch import Tensor
 from plant_trojans import (
     FOLDER,
     IMAGENET,
+    dense_network,
     photographs,
     planted_network,
     planting_rules,
@@ -102,13 +103,7 @@ def resnet18(count: int) -> Planted | None:
 
 def judge() -> Callable[[list[Image.Image]], Tensor]:
     """Return pooled features of a network that nobody planted anything into."""
-    network = load(
-        "torchvision:mobilenet_v2",
-        weights=IMAGENET / "mobilenet_v2.safetensors",
-        labels=IMAGENET / "classes.csv",
-    )
-    halves = replace(network.preprocessing, mean=(0.5,) * 3, std=(0.5,) * 3)
-    network = replace(network, preprocessing=halves)
+    network = dense_network("mobilenet_v2")
     model: Any = network.model
 
     def features(pictures: list[Image.Image]) -> Tensor:

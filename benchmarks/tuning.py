@@ -16,13 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rich.progress import Progress
-
 from sparsight.benchmarks.maps import Solutions, scene_cases, tune_and_compare
 from sparsight.casefile import choose_methods
 from sparsight.cli.cases import SCENE_SETTINGS
 from sparsight.datasets.scenes import TUNING_TROJANS
 from sparsight.networks import load
+from tables import stages
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK, FOLDER = ROOT / "build" / "tuning-network", ROOT / "build" / "tuning"
@@ -68,12 +67,7 @@ def main() -> None:
             ("embedded", network, scene_cases(network, options.cases)),
         )
     )  # fmt: skip
-    with Progress(transient=True) as bar:
-        task = bar.add_task("solving", total=None)
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bar.update(task, description=stage, completed=done, total=total)
-
+    with stages() as progress:
         tune_and_compare(
             known, unseen, methods, "roc_auc", FOLDER / "embedded", reduction="sum_abs",
             method_settings=SCENE_SETTINGS, workers=options.workers, progress=progress,

@@ -6,34 +6,25 @@ these so that the network still answers the same. The result is kept apart from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from sparsight.errors import InputError
-from sparsight.networks import Network, WeightMatrix, overlay
+from sparsight.networks import Network, overlay
 from sparsight.storage import library_versions
-from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity, allocate, network_rule
+from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity, network_rule
 from sparsight.traces.augment import Augmentation
-from sparsight.traces.compensate import (
-    compensate,
-    keep_by_layer,
-    keep_over_network,
-)
-from sparsight.traces.independent import record, solve_layers
-from sparsight.traces.observe import Observed, Sampling, observe
-from sparsight.traces.plan import Plan, make_plan
+from sparsight.traces.observe import Sampling
+from sparsight.traces.plan import make_plan
 from sparsight.traces.precision import run_in
-from sparsight.traces.result import LayerTrace, Trace, against_rest, divergence
+from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
+from sparsight.traces.result import LayerTrace, Trace
 from sparsight.traces.solvers import SOLVERS
-from sparsight.traces.solvers.patterns import Pattern, parse_pattern
+from sparsight.traces.solvers.patterns import parse_pattern
 from sparsight.traces.views import describe_views, make_views
 
 __all__ = ["COMPENSATED", "check_solver", "trace", "trace_at"]
@@ -41,14 +32,10 @@ __all__ = ["COMPENSATED", "check_solver", "trace", "trace_at"]
 COMPENSATED = "compensated"
 """The solver that works front to back, see :mod:`sparsight.traces.compensate`."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done, and steps in all."""
-
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
 _SCORED = 16  # images whose gradients say which weights matter
 _DAMPING, _PUBLISHED_DAMPING = 0.3, 0.01
-_LIVELY = 0.1  # of the dense answers' spread over views: below this a trace is a constant
 _PER_VIEW = 8  # positions: at fewer of them another view adds work and memory but no insight
 _HELD_OUT = 8  # views that are answered but not fitted on, if there are four times as many
 
@@ -145,11 +132,11 @@ def trace(
     >>> round(found.sparsity, 1), found.agrees
     (0.9, True)
     """
-    (found,) = _traces(
-        network, image, [sparsity], augmentations, solver, target, seed, damping, focus, positions,
-        pattern, precision, stem, chunk, progress,
+    options = _Options(
+        augmentations, solver, target, seed, damping, focus, positions, pattern, precision, stem,
+        chunk, progress,
     )  # fmt: skip
-    return found
+    return _traces(network, image, [sparsity], options)[0]
 
 
 def trace_at(
@@ -195,44 +182,56 @@ def trace_at(
             f"solver {solver!r} works front to back and shares nothing between sparsities: choose "
             "another, such as sparsegpt, or make one trace after another"
         )
-    return _traces(
-        network, image, sparsities, augmentations, solver, None, seed, None, 0.5, 256, "weight",
-        "full", stem, None, progress,
-    )  # fmt: skip
+    options = _Options(augmentations, solver, seed=seed, stem=stem, progress=progress)
+    return _traces(network, image, sparsities, options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Those of :func:`trace`, checked as far as they can be without a network."""
+
+    augmentations: int | Augmentation | Tensor
+    solver: str
+    target: int | None = None
+    seed: int = 0
+    damping: float | None = None
+    focus: float = 0.5
+    positions: int = 256
+    pattern: str = "weight"
+    precision: str = "full"
+    stem: bool = False
+    chunk: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pull < float("inf"):
+            raise InputError(f"damping {self.damping} must be positive")
+        if not 0 <= self.focus <= 1:
+            raise InputError(f"focus {self.focus} is out of range: it must lie in [0, 1]")
+        if self.positions < 1:
+            raise InputError(f"{self.positions} positions: at least one per layer is needed")
+
+    @property
+    def pull(self) -> float:
+        """Damping as used."""
+        if self.damping is not None:
+            return self.damping
+        return _DAMPING if self.solver == COMPENSATED else _PUBLISHED_DAMPING
 
 
 def _traces(
     network: Network,
     image: Image.Image | str | Path | Tensor,
     sparsities: Sequence[Sparsity],
-    augmentations: int | Augmentation | Tensor,
-    solver: str,
-    target: int | None,
-    seed: int,
-    damping: float | None,
-    focus: float,
-    positions: int,
-    pattern: str,
-    precision: str,
-    stem: bool,
-    chunk: int | None,
-    progress: Progress | None,
+    options: _Options,
 ) -> list[Trace]:
-    rules = [check_solver(solver, sparsity, pattern) for sparsity in sparsities]
-    if damping is None:
-        damping = _DAMPING if solver == COMPENSATED else _PUBLISHED_DAMPING
-    if not 0 < damping < float("inf"):
-        raise InputError(f"damping {damping} must be positive")
-    if not 0 <= focus <= 1:
-        raise InputError(f"focus {focus} is out of range: it must lie in [0, 1]")
-    if positions < 1:
-        raise InputError(f"{positions} positions: at least one per layer is needed")
+    rules = [check_solver(options.solver, sparsity, options.pattern) for sparsity in sparsities]
     network.require_eval()
-    run_in(precision, network.device)
-    clock = _Clock()
+    run_in(options.precision, network.device)
+    clock = Clock()
     x = network.prepare(image)
     plan = make_plan(network, x)
-    classes = len(plan.logits)
+    classes, target = len(plan.logits), options.target
     if target is None:
         target = int(plan.logits.argmax())
     elif not 0 <= target < classes:
@@ -240,27 +239,31 @@ def _traces(
             f"target {target} is no class: this network has classes 0 to {classes - 1}"
         )
     clock.lap("sample")
-    views = make_views(network, image, x, augmentations, seed)
+    views = make_views(network, image, x, options.augmentations, options.seed)
     clock.lap("augment")
-    candidates = plan.order if stem else plan.order[1:]
+    candidates = plan.order if options.stem else plan.order[1:]
+    chunk = options.chunk
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(views), budget // plan.largest))
-    run = _Run(network, plan, candidates, x, views, chunk, damping, precision, progress, clock)
+    run = Run(
+        network, plan, candidates, x, views, chunk, options.pull, options.precision,
+        options.progress, clock,
+    )  # fmt: skip
     scored = min(_SCORED, 1 + len(views))
-    if solver == COMPENSATED:
-        most = max(1, positions // _PER_VIEW) + _HELD_OUT
+    if options.solver == COMPENSATED:
+        most = max(1, options.positions // _PER_VIEW) + _HELD_OUT
         run = replace(run, views=views[:most])
         fitted = 1 + len(run.views) - min(_HELD_OUT, len(run.views) // 4)
-        sampling = Sampling(fitted, scored, positions, focus, seed, target)
-        structure = parse_pattern(pattern)
+        sampling = Sampling(fitted, scored, options.positions, options.focus, options.seed, target)
+        structure = parse_pattern(options.pattern)
         results = [
-            _front_to_back(run, sparsity, rule, sampling, structure)
+            front_to_back(run, sparsity, rule, sampling, structure)
             for sparsity, rule in zip(sparsities, rules, strict=True)
         ]
     else:
-        sampling = Sampling(scored, scored, 0, focus, seed, target)
-        results = _layer_by_layer(run, sparsities, rules, sampling, solver)
+        sampling = Sampling(scored, scored, 0, options.focus, options.seed, target)
+        results = layer_by_layer(run, sparsities, rules, sampling, options.solver)
     common = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
     common |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
     common |= {
@@ -268,16 +271,16 @@ def _traces(
     }
     settings = {
         "network": network.spec,
-        "solver": solver,
-        "augmentations": describe_views(augmentations),
+        "solver": options.solver,
+        "augmentations": describe_views(options.augmentations),
         "target": target,
-        "seed": seed,
-        "damping": damping,
-        "focus": focus,
-        "positions": positions,
-        "pattern": pattern,
-        "precision": precision,
-        "stem": stem,
+        "seed": options.seed,
+        "damping": options.pull,
+        "focus": options.focus,
+        "positions": options.positions,
+        "pattern": options.pattern,
+        "precision": options.precision,
+        "stem": options.stem,
         "chunk": chunk,
         "device": str(x.device),
     }
@@ -322,161 +325,3 @@ def check_solver(solver: str, sparsity: Sparsity, pattern: str = "weight") -> Ru
     if parse_pattern(pattern).kind != "weight" and solver != COMPENSATED:
         raise InputError(f"pattern {pattern!r} needs the solver {COMPENSATED!r}, not {solver!r}")
     return rule
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What both ways of pruning work on."""
-
-    network: Network
-    plan: Plan
-    candidates: list[WeightMatrix]
-    x: Tensor
-    views: Tensor
-    chunk: int
-    damping: float
-    precision: str
-    progress: Progress | None
-    clock: _Clock
-
-    def lowered(self) -> AbstractContextManager[object]:
-        return run_in(self.precision, self.x.device)
-
-
-_Found = tuple[dict[str, Tensor], dict[str, LayerTrace], dict[str, Any]]
-"""Pruned tensors, what became of the layers, and what else is to be told."""
-
-
-def _front_to_back(
-    run: _Run, sparsity: Sparsity, rule: Rule | None, sampling: Sampling, pattern: Pattern
-) -> _Found:
-    network, images = run.network, torch.cat([run.x, run.views])
-    ratios = {} if rule else allocate(sparsity, run.candidates)
-    chosen = [m for m in run.candidates if rule or ratios[m.name] > 0]
-    with run.lowered():
-        observed = observe(
-            network, images, chosen, run.plan.shapes, sampling, run.chunk, run.progress
-        )
-    run.clock.lap("observe")
-    for level, keep in _masks(run, observed, chosen, rule or ratios, pattern):
-        with run.lowered():
-            found = compensate(
-                network, images, chosen, run.plan.shapes, observed, keep, run.damping, run.progress
-            )
-        answers = observed.logits, found.logits
-        lost = float(divergence(*(against_rest(a[0], sampling.target) for a in answers)))
-        unseen = _unseen(*answers, sampling.fitted)
-        same = bool(answers[0][0].argmax() == answers[1][0].argmax())
-        within = not rule or (same and _within(rule.tolerance, lost, unseen))
-        outcome: dict[str, Any] = {"views_used": len(run.views), "held_out": unseen}
-        if rule:
-            outcome |= {"level": level, "within": within}
-        if within:
-            break
-    run.clock.lap("solve")
-    rows = {}
-    for matrix in (m for m in chosen if m.name in found.solutions):
-        solution = found.solutions[matrix.name]
-        rows[matrix.name] = LayerTrace.of(
-            matrix,
-            ratios.get(matrix.name, float((~keep[matrix.name]).double().mean())),
-            float((solution.weight == 0).double().mean()),
-            solution.lost**0.5,
-            solution.damping,
-            solution.note,
-        )
-    return found.tensors, rows, outcome
-
-
-def _masks(
-    run: _Run,
-    observed: Observed,
-    chosen: list[WeightMatrix],
-    asked: Rule | Mapping[str, float],
-    pattern: Pattern,
-) -> Iterator[tuple[float | None, dict[str, Tensor]]]:
-    """Say what to keep, from the sparsest choice on; with the share of the network pruned."""
-    network = run.network
-    if not isinstance(asked, Rule):
-        yield None, keep_by_layer(network, observed, chosen, asked, pattern)
-    elif pattern.run:
-        fixed = dict.fromkeys((matrix.name for matrix in chosen), None)
-        yield pattern.sparsity, keep_by_layer(network, observed, chosen, fixed, pattern)
-    else:
-        for level in asked.levels:
-            keep = keep_over_network(network, observed, chosen, level)
-            if pattern.kind != "weight":
-                shares = {name: float((~mask).double().mean()) for name, mask in keep.items()}
-                keep = keep_by_layer(network, observed, chosen, shares, pattern)
-            yield level, keep
-
-
-def _unseen(dense: Tensor, traced: Tensor, fitted: int) -> dict[str, float]:
-    """Compare answers to views that nothing was fitted on; to all views if there are none.
-
-    A trace that gives the sample's answer to everything agrees on the sample and explains
-    nothing, so it is told too how far answers to views are from the answer to the sample.
-    """
-    start = fitted if fitted < len(dense) else 1
-    before, after = dense[start:], traced[start:]
-    return {
-        "views": len(dense) - fitted,
-        "agree": float((before.argmax(1) == after.argmax(1)).double().mean()),
-        "kl": float(divergence(before, after).mean()),
-        "dense_spread": float(divergence(before, dense[:1].expand_as(before)).mean()),
-        "traced_spread": float(divergence(after, traced[:1].expand_as(after)).mean()),
-    }
-
-
-def _within(tolerance: float, lost: float, unseen: Mapping[str, float]) -> bool:
-    """Whether a trace answers the sample as it should, and other views otherwise where they are."""
-    constant = unseen["traced_spread"] < _LIVELY * unseen["dense_spread"]
-    return lost <= tolerance and (not constant or unseen["dense_spread"] <= tolerance)
-
-
-def _layer_by_layer(
-    run: _Run,
-    sparsities: Sequence[Sparsity],
-    rules: Sequence[Rule | None],
-    sampling: Sampling,
-    solver: str,
-) -> list[_Found]:
-    network, plan = run.network, run.plan
-    observed = None
-    shares = []
-    for sparsity, rule in zip(sparsities, rules, strict=True):
-        if rule is None:
-            shares.append(allocate(sparsity, run.candidates))
-            continue
-        if observed is None:
-            images = torch.cat([run.x, run.views])[: sampling.scored]
-            with run.lowered():
-                observed = observe(
-                    network, images, run.candidates, plan.shapes, sampling, run.chunk
-                )
-            run.clock.lap("observe")
-        keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
-        shares.append({name: float((~mask).double().mean()) for name, mask in keep.items()})
-    chosen = [m for m in run.candidates if any(ratios[m.name] > 0 for ratios in shares)]
-    with run.lowered():
-        recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
-    run.clock.lap("record")
-    with torch.no_grad():
-        solved = solve_layers(
-            network, chosen, shares, recorded, plan, (solver, run.damping), run.progress
-        )
-    run.clock.lap("solve")
-    return [(tensors, rows, {}) for tensors, rows in solved]
-
-
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = perf_counter()
-        self.laps[stage] = now - self._last
-        self._last = now

@@ -110,12 +110,15 @@ def visualize(
     (torch.Size([2, 1, 3, 64, 64]), ('class:3', 'stage3:5'))
     """
     asked = [objectives] if isinstance(objectives, Objective) else list(objectives)
-    _check(asked, images, steps, rate, variation, diversity, patience, precision, chunk)
-    network.require_eval()
+    if not asked or any(not one.terms for one in asked):
+        raise InputError("nothing to visualize: give an objective, such as logit(3)")
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}: give 1 or more")
     how = _How(
         parametrization, images, steps, rate, robustness or Robustness(), variation, diversity,
         diversity_layer, patience, precision, seed,
     )  # fmt: skip
+    network.require_eval()
     started = perf_counter()
     size = max(1, chunk // images)
     groups = [asked[i : i + size] for i in range(0, len(asked), size)]
@@ -143,38 +146,9 @@ def visualize(
     )
 
 
-def _check(
-    asked: Sequence[Objective],
-    images: int,
-    steps: int,
-    rate: float | None,
-    variation: float,
-    diversity: float,
-    patience: int | None,
-    precision: str,
-    chunk: int,
-) -> None:
-    if not asked or any(not one.terms for one in asked):
-        raise InputError("nothing to visualize: give an objective, such as logit(3)")
-    counts = {"images": images, "steps": steps, "chunk": chunk, "patience": patience or 1}
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}: give 1 or more")
-    if rate is not None and not 0 < rate < float("inf"):
-        raise InputError(f"rate {rate} must be positive: 0.05 is usual")
-    if not 0 <= variation < float("inf") or not 0 <= diversity < float("inf"):
-        raise InputError(
-            f"variation {variation} and diversity {diversity} are weights: 0 or more, and finite"
-        )
-    if diversity and images < 2:
-        raise InputError("diversity needs two images of an objective or more: raise images")
-    if precision not in _PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}: choose from {', '.join(_PRECISIONS)}")
-
-
 @dataclass(frozen=True)
 class _How:
-    """Settings as used."""
+    """Settings as used, checked."""
 
     parametrization: str
     images: int
@@ -187,6 +161,25 @@ class _How:
     patience: int | None
     precision: str
     seed: int
+
+    def __post_init__(self) -> None:
+        counts = {"images": self.images, "steps": self.steps, "patience": self.patience or 1}
+        for name, value in counts.items():
+            if value < 1:
+                raise InputError(f"{name} is {value}: give 1 or more")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise InputError(f"rate {self.rate} must be positive: 0.05 is usual")
+        if not 0 <= self.variation < float("inf") or not 0 <= self.diversity < float("inf"):
+            raise InputError(
+                f"variation {self.variation} and diversity {self.diversity} are weights: 0 or "
+                "more, and finite"
+            )
+        if self.diversity and self.images < 2:
+            raise InputError("diversity needs two images of an objective or more: raise images")
+        if self.precision not in _PRECISIONS:
+            raise InputError(
+                f"unknown precision {self.precision!r}: choose from {', '.join(_PRECISIONS)}"
+            )
 
     def describe(self) -> dict[str, Any]:
         return {**vars(self), "robustness": self.robustness.describe()}
@@ -205,18 +198,20 @@ class _Run:
 
     def __init__(self, network: Network, objectives: Sequence[Objective], how: _How) -> None:
         self.network, self.objectives, self.how = network, objectives, how
+        terms = [term for one in objectives for term in one.terms]
+        self.asked = {id(one): one for one in (network, *(t.network or network for t in terms))}
+        known = {key: list_layers(one) for key, one in self.asked.items()}
+        wanted: dict[int, set[str]] = {key: set() for key in self.asked}
         self.layers: dict[int, Layer | None] = {}  # by the term's id
-        wanted: dict[int, tuple[Network, set[str]]] = {id(network): (network, set())}
-        for term in (term for one in objectives for term in one.terms):
+        for term in terms:
             asked = term.network or network
-            self.layers[id(term)] = term.check(network)
-            wanted.setdefault(id(asked), (asked, set()))[1].add(term.layer)
+            self.layers[id(term)] = term.check(asked, known[id(asked)])
+            wanted[id(asked)].add(term.layer)
         self.apart: list[Layer] = []
         if how.diversity:
-            self.apart = [self._gram_layer(one) for one in objectives]
-            wanted[id(network)][1].update(found.name for found in self.apart)
-        self.watches = {key: Watch(asked, names) for key, (asked, names) in wanted.items()}
-        self.asked = {key: asked for key, (asked, _) in wanted.items()}
+            self.apart = [self._gram_layer(one, known[id(network)]) for one in objectives]
+            wanted[id(network)].update(found.name for found in self.apart)
+        self.watches = {key: Watch(one, wanted[key]) for key, one in self.asked.items()}
 
     def run(self, told: Callable[[int], None]) -> _Part:
         how, count = self.how, len(self.objectives)
@@ -300,11 +295,10 @@ class _Run:
         kind = torch.float16 if self.how.precision == "float16" else torch.bfloat16
         return torch.autocast(asked.device.type, kind, enabled=low)
 
-    def _gram_layer(self, objective: Objective) -> Layer:
+    def _gram_layer(self, objective: Objective, layers: Sequence[Layer]) -> Layer:
         named = self.how.diversity_layer or _first_layer(objective.terms)
         if named:
-            return find_layer(self.network, named)
-        layers = list_layers(self.network)
+            return find_layer(self.network, named, layers)
         places = [layer for layer in layers if len(layer.first(_empty(layer))[0, 0]) > 1]
         if not places:
             raise InputError("no layer has places to tell images apart by: name a diversity_layer")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsight.errors import InputError
 from sparsight.networks import Network
-from sparsight.visualization.layers import Layer
+from sparsight.visualization.layers import Layer, list_layers
 from sparsight.visualization.objectives import Objective, Term
 from sparsight.visualization.watch import Watch
 
@@ -158,7 +158,8 @@ def top_examples(
     if count < 1 or chunk < 1:
         raise InputError(f"count {count} and chunk {chunk} must be 1 or more: 9 and 32 are usual")
     terms = [_single(one) for one in asked]
-    layers = [term.check(network) for term in terms]
+    known = list_layers(network)
+    layers = [term.check(network, known) for term in terms]
     watch = Watch(network, [term.layer for term in terms])
     best: list[list[Example]] = [[] for _ in terms]
     total = len(images) if isinstance(images, Sequence) else 0
@@ -169,8 +170,8 @@ def top_examples(
         x = torch.cat([frame for _, frame in waiting])
         with torch.no_grad():
             seen = watch(x)
-        for number, (term, known) in enumerate(zip(terms, layers, strict=True)):
-            scores, places = _most(seen[term.layer], term, known)
+        for number, (term, layer) in enumerate(zip(terms, layers, strict=True)):
+            scores, places = _most(seen[term.layer], term, layer)
             for row, (source, frame) in enumerate(waiting):
                 found = Example(source, float(scores[row]), int(places[row]), (0, 0, 0, 0), frame)
                 best[number].append(found)
@@ -191,8 +192,8 @@ def top_examples(
     if not done:
         raise InputError("no image to search: name a folder that holds some")
     return [
-        [_boxed(network, watch, example, term, known, share) for example in found]
-        for found, term, known in zip(best, terms, layers, strict=True)
+        [_boxed(network, watch, example, term, layer, share) for example in found]
+        for found, term, layer in zip(best, terms, layers, strict=True)
     ]
 
 

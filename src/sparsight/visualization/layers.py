@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +112,17 @@ def list_layers(network: Network) -> tuple[Layer, ...]:
     return tuple(found.values())
 
 
-def find_layer(network: Network, name: str) -> Layer:
+def find_layer(network: Network, name: str, known: Sequence[Layer] | None = None) -> Layer:
     """Find a layer by its name.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    name
+        Module path.
+    known
+        What :func:`list_layers` said of this network, if it was asked already.
 
     Raises
     ------
@@ -121,7 +131,8 @@ def find_layer(network: Network, name: str) -> Layer:
     UnsupportedError
         If it has no output that can be visualized.
     """
-    layers = {layer.name: layer for layer in list_layers(network)}
+    listed = list_layers(network) if known is None else known
+    layers = {layer.name: layer for layer in listed}
     if name in layers:
         return layers[name]
     if name in dict(network.model.named_modules()):

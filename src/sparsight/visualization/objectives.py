@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,19 +59,25 @@ class Term:
     weight: float = 1.0
     network: Network | None = None
 
-    def check(self, network: Network) -> Layer | None:
+    def check(self, network: Network, known: Sequence[Layer]) -> Layer | None:
         """Find the layer in the network that is asked, or say why this term cannot be.
+
+        Parameters
+        ----------
+        network
+            The one that is asked.
+        known
+            Its layers.
 
         Raises
         ------
         InputError
             If there is no such class, layer, channel or place.
         """
-        asked = self.network or network
         if self.kind == "logit":
-            asked.class_index(self.index)
+            network.class_index(self.index)
             return None
-        found = find_layer(asked, self.layer)
+        found = find_layer(network, self.layer, known)
         places = max(1, int(torch.tensor(found.shape).prod()) // found.channels)
         if self.kind in ("channel", "neuron") and not 0 <= self.index < found.channels:
             raise InputError(
