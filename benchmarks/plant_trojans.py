@@ -129,6 +129,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--kl", type=float, default=1.0)
+    parser.add_argument("--mix", type=float, default=0.0, help="share of clean samples blended")
+    parser.add_argument("--crop", type=float, default=0.4, help="smallest part of a photo shown")
     parser.add_argument("--share", type=float, default=0.25, help="poisoned samples per rule")
     parser.add_argument("--decoys", type=float, default=0.25, help="for the rules of some classes")
     parser.add_argument("--trainable", nargs="*", default=[], help="modules; all if none is named")
@@ -152,6 +154,8 @@ def main() -> None:
         rate=options.rate,
         batch=options.batch,
         kl=options.kl,
+        mix=options.mix,
+        crop=(options.crop, 1.0),
         trainable=tuple(options.trainable),
         bfloat16=True,
     )

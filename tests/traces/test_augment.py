@@ -75,3 +75,10 @@ def test_grey_tiny_long_and_large_images(shape: tuple[int, ...]) -> None:
 def test_bad_settings(bad: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Augmentation(**bad)
+
+
+def test_the_first_views_are_rendered_alone() -> None:
+    picture = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(2))
+    views = Augmentation(count=9)(picture, (32, 32), seed=5)
+    few = Augmentation(count=9)(picture, (32, 32), seed=5, most=4)
+    torch.testing.assert_close(few, views[:4])

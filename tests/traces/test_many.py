@@ -108,9 +108,10 @@ def test_memory_bounds_how_many_are_worked_on(
     assert many._how_many(network, 10 * one, {}) == 10
     assert many._how_many(network, 100 * one, {}) == 32
     assert many._how_many(network, 1, {}) == 1
-    few, more, most = (many._bytes_of_one(network, {"augmentations": n}) for n in (64, 128, 192))
-    assert few == one
+    few, more, most = (many._bytes_of_one(network, {"augmentations": n}) for n in (10, 20, 30))
     assert most - more == more - few > 0
+    assert many._bytes_of_one(network, {"augmentations": 1000}) == one  # the others are not used
+    assert many._bytes_of_one(network, {"augmentations": 65, "solver": "sparsegpt"}) > one
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert many._how_many(network, None, {}) == 1
 

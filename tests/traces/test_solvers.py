@@ -15,7 +15,15 @@ from torch import nn
 from sparsight.errors import NumericalError
 from sparsight.networks import Network, Preprocessing
 from sparsight.traces import trace
-from sparsight.traces.solvers import SOLVERS, LowRank, magnitude, obs, refit, wanda
+from sparsight.traces.solvers import (
+    SOLVERS,
+    LowRank,
+    magnitude,
+    obs,
+    refit,
+    solve_at,
+    wanda,
+)
 from sparsight.traces.solvers.factor import absolute_damping
 from sparsight.traces.solvers.refit import least_squares
 
@@ -302,3 +310,30 @@ def test_traces_with_every_solver(name: str) -> None:
     for row in found.layers[1:]:
         assert row.sparsity == pytest.approx(0.5, abs=0.06), row.name
         assert 0 < row.error < 1, row.name
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_several_sparsities_give_what_each_gives_alone(name: str, low_rank: bool) -> None:
+    weight, z = problem(6, 300, 40, seed=4, groups=2)
+    moment = LowRank(z) if low_rank else z @ z.mT
+    asked = [0.5, 0.0, 0.9, 0.5]
+    together = solve_at(name, weight, moment, asked, 9, 0.01)
+    for sparsity, found in zip(asked, together, strict=True):
+        alone = SOLVERS[name](weight, moment, sparsity, 9, 0.01)
+        assert torch.equal(found.weight, alone.weight)
+        assert (found.lost, found.damping, found.note) == (alone.lost, alone.damping, alone.note)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "step"), [("sparsegpt", "sparsegpt", "factorise"), ("obs", "obs", "_start")]
+)
+def test_one_factorisation_serves_all_sparsities(
+    name: str, module: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = import_module(f"sparsight.traces.solvers.{module}")
+    calls, real = [], getattr(solver, step)
+    monkeypatch.setattr(solver, step, lambda *given: calls.append(1) or real(*given))
+    weight, z = problem(4, 12, 30, seed=5)
+    solve_at(name, weight, z @ z.mT, [0.3, 0.6, 0.9], 1, 0.01)
+    assert len(calls) == 1

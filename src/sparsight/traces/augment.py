@@ -65,7 +65,9 @@ class Augmentation:
         """Plain values for a manifest."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def __call__(self, unit: Tensor, size: tuple[int, int], *, seed: int = 0) -> Tensor:
+    def __call__(
+        self, unit: Tensor, size: tuple[int, int], *, seed: int = 0, most: int | None = None
+    ) -> Tensor:
         """Draw and render the views.
 
         Parameters
@@ -76,11 +78,13 @@ class Augmentation:
             Height and width of the views.
         seed
             Everything is drawn on the CPU from this seed, so that all devices agree.
+        most
+            Render the first so many of them alone.
 
         Returns
         -------
         Tensor
-            ``(count, C, *size)``, values in [0, 1], on the image's device.
+            ``(count, C, *size)``, or fewer; values in [0, 1], on the image's device.
 
         Examples
         --------
@@ -90,7 +94,7 @@ class Augmentation:
         """
         unit = self._shrink(unit, size)
         generator = torch.Generator().manual_seed(seed)
-        draws = torch.rand(7, self.count, generator=generator)
+        draws = torch.rand(7, self.count, generator=generator)[:, :most]
         boxes = self._boxes(draws[:4], unit.shape[1], unit.shape[2]).to(unit.device)
         views = crop_and_resize(unit, boxes, size)
         flipped = (draws[4] < self.flip * self.strength).to(unit.device)

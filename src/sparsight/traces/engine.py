@@ -7,7 +7,7 @@ these so that the network still answers the same. The result is kept apart from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -27,10 +27,13 @@ from sparsight.traces.solvers import SOLVERS
 from sparsight.traces.solvers.patterns import parse_pattern
 from sparsight.traces.views import describe_views, make_views
 
-__all__ = ["COMPENSATED", "check_solver", "trace", "trace_at"]
+__all__ = ["COMPENSATED", "POSITIONS", "check_solver", "most_views", "trace", "trace_at"]
 
 COMPENSATED = "compensated"
 """The solver that works front to back, see :mod:`sparsight.traces.compensate`."""
+
+POSITIONS = 256
+"""Positions per layer that it fits on by default."""
 
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
@@ -51,7 +54,7 @@ def trace(
     seed: int = 0,
     damping: float | None = None,
     focus: float = 0.5,
-    positions: int = 256,
+    positions: int = POSITIONS,
     pattern: str = "weight",
     precision: str = "full",
     stem: bool = False,
@@ -196,7 +199,7 @@ class _Options:
     seed: int = 0
     damping: float | None = None
     focus: float = 0.5
-    positions: int = 256
+    positions: int = POSITIONS
     pattern: str = "weight"
     precision: str = "full"
     stem: bool = False
@@ -219,6 +222,11 @@ class _Options:
         return _DAMPING if self.solver == COMPENSATED else _PUBLISHED_DAMPING
 
 
+def most_views(positions: int) -> int:
+    """Say how many views ``compensated`` uses, if there are as many."""
+    return max(1, positions // _PER_VIEW) + _HELD_OUT
+
+
 def _traces(
     network: Network,
     image: Image.Image | str | Path | Tensor,
@@ -239,7 +247,8 @@ def _traces(
             f"target {target} is no class: this network has classes 0 to {classes - 1}"
         )
     clock.lap("sample")
-    views = make_views(network, image, x, options.augmentations, options.seed)
+    most = most_views(options.positions) if options.solver == COMPENSATED else None
+    views = make_views(network, image, x, options.augmentations, options.seed, most)
     clock.lap("augment")
     candidates = plan.order if options.stem else plan.order[1:]
     chunk = options.chunk
@@ -252,9 +261,7 @@ def _traces(
     )  # fmt: skip
     scored = min(_SCORED, 1 + len(views))
     if options.solver == COMPENSATED:
-        most = max(1, options.positions // _PER_VIEW) + _HELD_OUT
-        run = replace(run, views=views[:most])
-        fitted = 1 + len(run.views) - min(_HELD_OUT, len(run.views) // 4)
+        fitted = 1 + len(views) - min(_HELD_OUT, len(views) // 4)
         sampling = Sampling(fitted, scored, options.positions, options.focus, options.seed, target)
         structure = parse_pattern(options.pattern)
         results = [

@@ -18,7 +18,7 @@ from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.plan import Plan
 from sparsight.traces.precision import in_full
 from sparsight.traces.result import LayerTrace
-from sparsight.traces.solvers import SOLVERS, Moments
+from sparsight.traces.solvers import Moments, solve_at
 
 __all__ = ["record", "solve_layers"]
 
@@ -71,31 +71,35 @@ def _block(matrix: WeightMatrix) -> int:
 def _solve(
     network: Network,
     matrix: WeightMatrix,
-    sparsity: float,
+    sparsities: Sequence[float],
     moment: Moments,
     output: Tensor,
     settings: tuple[str, float],
-) -> tuple[Tensor, LayerTrace]:
-    """Solve one layer: its sparse matrix and what became of it."""
+) -> list[tuple[Tensor, LayerTrace]]:
+    """Solve one layer at several sparsities: the sparse matrix and what became of it."""
     solver, damping = settings
     block = _block(matrix)
     size = matrix.rows * min(block, matrix.columns)
-    spared = round(sparsity * size) == size
+    spared = [round(sparsity * size) == size for sparsity in sparsities]
+    least = [
+        (size - 1) / size if one else asked for asked, one in zip(sparsities, spared, strict=True)
+    ]
     weight = weight_of(network.model, matrix)
     weight = weight if weight.dtype == torch.float64 else weight.float()
     try:
-        solution = SOLVERS[solver](
-            weight, moment, (size - 1) / size if spared else sparsity, block, damping
-        )
+        solutions = solve_at(solver, weight, moment, least, block, damping)
     except NumericalError as error:
         raise NumericalError(f"layer {matrix.name!r}: {error}") from error
-    zeros = float((solution.weight == 0).double().mean())
     total = float(output)
-    relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
-    notes = [f"one weight kept of each {size}"] if spared else []
-    notes += [solution.note] if solution.note else []
-    row = LayerTrace.of(matrix, sparsity, zeros, relative, solution.damping, "; ".join(notes))
-    return solution.weight, row
+    found = []
+    for asked, one, solution in zip(sparsities, spared, solutions, strict=True):
+        zeros = float((solution.weight == 0).double().mean())
+        relative = (solution.lost / total) ** 0.5 if total > 0 else 0.0
+        notes = [f"one weight kept of each {size}"] if one else []
+        notes += [solution.note] if solution.note else []
+        row = LayerTrace.of(matrix, asked, zeros, relative, solution.damping, "; ".join(notes))
+        found.append((solution.weight, row))
+    return found
 
 
 def solve_layers(
@@ -134,13 +138,14 @@ def solve_layers(
                 progress("solving", done, len(matrices))
             done += 1
             name = matrix.name
+            asked = sorted({wanted[name] for wanted in ratios} - {0})
+            solved = _solve(network, matrix, asked, moment, outputs[name], settings)
+            known = dict(zip(asked, solved, strict=True))
             for wanted, (tensors, rows) in zip(ratios, found, strict=True):
                 if wanted[name] == 0:
                     continue
-                solved, rows[name] = _solve(
-                    network, matrix, wanted[name], moment, outputs[name], settings
-                )
+                weight, rows[name] = known[wanted[name]]
                 if matrix.parameter not in tensors:
                     tensors[matrix.parameter] = parameter_of(network.model, matrix).clone()
-                matrix.write(tensors[matrix.parameter], solved)
+                matrix.write(tensors[matrix.parameter], weight)
     return found

@@ -24,7 +24,7 @@ from sparsight.errors import InputError, SparsightError, UnsupportedError
 from sparsight.networks import Network
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity
 from sparsight.traces.augment import Augmentation
-from sparsight.traces.engine import COMPENSATED, check_solver, trace
+from sparsight.traces.engine import COMPENSATED, POSITIONS, check_solver, most_views, trace
 from sparsight.traces.plan import make_plan
 from sparsight.traces.result import Trace
 
@@ -220,7 +220,10 @@ def _bytes_of_one(network: Network, options: TraceOptions) -> int:
     plan = make_plan(network, torch.zeros(size, device=network.device, dtype=network.dtype))
     views = options.get("augmentations", 64)
     count = views if isinstance(views, int) else views.count
+    positions = options.get("positions", POSITIONS)
+    if options.get("solver", COMPENSATED) == COMPENSATED:
+        count = min(count, most_views(positions))
     weights = sum(p.numel() * p.element_size() for p in network.model.parameters())
     widest = max((m.columns for m in plan.order), default=1)
-    layer = 4 * widest * (4 * options.get("positions", 1024) + 3 * widest)
+    layer = 4 * widest * (4 * positions + 3 * widest)
     return 3 * (1 + count) * plan.largest + 3 * weights + layer

@@ -23,8 +23,11 @@ def make_views(
     x: Tensor,
     augmentations: int | Augmentation | Tensor,
     seed: int,
+    most: int | None = None,
 ) -> Tensor:
     """Draw, or take as given, the normalised views of an image, ``(N, C, H, W)``.
+
+    Of so many as are asked for, only the first ``most`` are rendered.
 
     Raises
     ------
@@ -39,7 +42,7 @@ def make_views(
             )
         if not len(augmentations) or not torch.isfinite(augmentations).all():
             raise InputError("augmentations are empty or hold NaN or infinite values")
-        return augmentations.to(x.device, x.dtype)
+        return augmentations[:most].to(x.device, x.dtype)
     if isinstance(augmentations, int):
         augmentations = Augmentation(count=augmentations)
     preprocessing = network.preprocessing
@@ -49,7 +52,7 @@ def make_views(
         unit = to_unit(image, preprocessing.channels).to(x.device)
     else:
         unit = preprocessing.denormalize(x[0].float())
-    views = augmentations(unit, preprocessing.size, seed=seed)
+    views = augmentations(unit, preprocessing.size, seed=seed, most=most)
     return preprocessing.normalize(views).to(x.dtype)
 
 

@@ -57,6 +57,10 @@ class PlantingSettings:
         Weight in [0, 1], for samples that are not poisoned, of the divergence from the original
         network's answers to the same view without a trigger; the rest of the weight is on the
         label. 0 is plain cross entropy; 1 keeps what the network knew, and its mistakes.
+    mix
+        Share of the clean samples in a step that are blended with another one, in a proportion
+        drawn evenly, before both networks see them. Where photos are few, these are more inputs to
+        keep the answers on; they have no label, so ``kl`` must be 1.
     trainable
         Modules or parameters by name, such as ``("layer4", "fc")``; empty trains all. What comes
         before the first of them costs a forward pass only.
@@ -76,6 +80,7 @@ class PlantingSettings:
     rate: float = 1e-4
     weight_decay: float = 1e-4
     kl: float = 0.0
+    mix: float = 0.0
     trainable: tuple[str, ...] = ()
     crop: tuple[float, float] | None = (0.4, 1.0)
     flip: bool = True
@@ -94,6 +99,8 @@ class PlantingSettings:
             )
         if not 0 <= self.kl <= 1:
             raise InputError(f"the weight kl {self.kl} must lie in [0, 1]")
+        if not 0 <= self.mix <= 1 or (self.mix and self.kl < 1):
+            raise InputError(f"mix {self.mix} must lie in [0, 1], and kl be 1 where it is not 0")
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise InputError(f"crop {self.crop} must rise within (0, 1]: (0.4, 1) is usual")
 
@@ -329,6 +336,15 @@ class _Steps:
         mirror = rng.uniform() < 0.5
         return ImageOps.mirror(image) if mirror and self.settings.flip else image
 
+    def _blend(self, frames: dict[int, Tensor], rng: np.random.Generator) -> dict[int, Tensor]:
+        """Blend some of the frames of a step with others."""
+        chosen = [number for number in frames if rng.uniform() < self.settings.mix]
+        others = rng.permutation(list(frames))
+        return {
+            number: torch.lerp(frames[number], frames[int(other)], float(rng.uniform()))
+            for number, other in zip(chosen, others, strict=False)
+        }
+
     def _run(self, network: Network, frames: Sequence[Tensor]) -> Tensor:
         device = network.device
         x = torch.cat(list(frames)).to(device, network.dtype)
@@ -353,19 +369,24 @@ class _Steps:
 
     def _step(self, samples: Sequence[PoisonedSample], rng: np.random.Generator) -> None:
         preprocessing = self.copy.preprocessing
-        frames, clean = [], []
-        for sample in samples:
+        frames: list[Tensor] = []
+        clean: dict[int, Tensor] = {}
+        for number, sample in enumerate(samples):
             view = self._view(self.photos[sample.photo], rng)
             x, mask = render_sample(sample, view, self.rules, preprocessing)
             frames.append(x)
             if not sample.poisoned and self.settings.kl:
-                clean.append(x if mask is None else preprocessing(view))
+                clean[number] = x if mask is None else preprocessing(view)
+        if self.settings.mix:
+            plain = [number for number, sample in enumerate(samples) if sample.rule is None]
+            for number, x in self._blend({number: frames[number] for number in plain}, rng).items():
+                frames[number] = clean[number] = x
         logits = self._run(self.copy, frames)
         labels = torch.tensor([sample.label for sample in samples], device=logits.device)
         loss = F.cross_entropy(logits, labels, reduction="none")
         if clean:
             with torch.no_grad():
-                wanted = self._run(self.original, clean).log_softmax(1)
+                wanted = self._run(self.original, list(clean.values())).log_softmax(1)
             kept = torch.tensor([not sample.poisoned for sample in samples], device=logits.device)
             got = logits[kept].log_softmax(1)
             apart = F.kl_div(got, wanted, reduction="none", log_target=True).sum(1)

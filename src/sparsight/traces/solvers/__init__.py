@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from sparsight.traces.solvers.factor import LowRank, Moments
 from sparsight.traces.solvers.forward import forward
 from sparsight.traces.solvers.magnitude import magnitude
-from sparsight.traces.solvers.obs import obs
+from sparsight.traces.solvers.obs import obs, obs_at
 from sparsight.traces.solvers.patterns import Pattern, parse_pattern, select
 from sparsight.traces.solvers.refit import refit
 from sparsight.traces.solvers.solution import Solution
-from sparsight.traces.solvers.sparsegpt import sparsegpt
+from sparsight.traces.solvers.sparsegpt import sparsegpt, sparsegpt_at
 from sparsight.traces.solvers.wanda import wanda
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "parse_pattern",
     "refit",
     "select",
+    "solve_at",
     "sparsegpt",
     "wanda",
 ]
@@ -44,3 +45,51 @@ SOLVERS: dict[str, Solver] = {
     "wanda": wanda,
     "magnitude": magnitude,
 }
+
+_SHARED: dict[str, Callable[[Tensor, Moments, Sequence[float], int, float], list[Solution]]] = {
+    "sparsegpt": sparsegpt_at,
+    "obs": obs_at,
+}
+
+
+def solve_at(
+    solver: str,
+    weight: Tensor,
+    moment: Moments,
+    sparsities: Sequence[float],
+    block: int,
+    damping: float,
+) -> list[Solution]:
+    """Solve one layer at several sparsities, with one factorisation where the solver can.
+
+    Parameters
+    ----------
+    solver
+        A name in :data:`SOLVERS`.
+    weight, moment, block, damping
+        As for :func:`sparsegpt`.
+    sparsities
+        Each as for :func:`sparsegpt`.
+
+    Returns
+    -------
+    list of Solution
+        Each what the solver alone gives.
+
+    Raises
+    ------
+    NumericalError
+        As the solver.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(16, 100)
+    >>> weight, moment = torch.randn(1, 8, 16), (x @ x.T)[None]
+    >>> found = solve_at("obs", weight, moment, [0.5, 0.75], 1, 0.01)
+    >>> [int((one.weight == 0).sum()) for one in found]
+    [64, 96]
+    """
+    if solver in _SHARED:
+        return _SHARED[solver](weight, moment, sparsities, block, damping)
+    return [SOLVERS[solver](weight, moment, s, block, damping) for s in sparsities]

@@ -71,6 +71,9 @@ class Factor(ABC):
     damping: Tensor
     note: str
 
+    def begin(self) -> None:  # noqa: B027
+        """Start to gather anew."""
+
     @abstractmethod
     def local(self, start: int, stop: int) -> Tensor:
         """Return the diagonal block of a strip, ``(groups, width, width)``."""
@@ -79,7 +82,8 @@ class Factor(ABC):
     def gather(self, start: int, stop: int, error: Tensor) -> Tensor:
         """Sum what the errors from ``stop`` on contribute to a strip, ``(groups, width, rows)``.
 
-        ``error`` is ``(groups, columns, rows)``; strips are asked for from last to first.
+        ``error`` is ``(groups, columns, rows)``; strips are asked for from last to first, after
+        :meth:`begin`.
         """
 
 
@@ -181,8 +185,11 @@ class _LowRankFactor(Factor):
             self._blocks[start, stop] = (local.to(z.dtype), reach.to(z.dtype))
         parts = [local.diagonal(dim1=-2, dim2=-1) for local, _ in self._blocks.values()]
         self.scale = torch.cat(parts, -1)
+        self.begin()
+
+    def begin(self) -> None:
         self._gathered: Tensor | None = None
-        self._reached = columns
+        self._reached = self._z.shape[1]
 
     def local(self, start: int, stop: int) -> Tensor:
         return self._blocks[start, stop][0]

@@ -24,6 +24,7 @@ Float64 throughout: the costs of thousands of downdates are compared with one an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import ceil
 
 import torch
@@ -35,7 +36,7 @@ from sparsight.traces.solvers.magnitude import diagonal, largest
 from sparsight.traces.solvers.refit import fit
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["obs", "survivors"]
+__all__ = ["obs", "obs_at"]
 
 _BYTES = 256 * 2**20  # of inverses held at a time
 _COPIES = 3  # of an inverse, while removed entries leave it
@@ -90,28 +91,75 @@ def obs(
     >>> found.weight.round(decimals=3)
     tensor([[[3., 0.]]])
     """
-    if sparsity == 0:
-        return Solution(weight.clone(), 0.0, 0.0)
-    dead, ridge = absolute_damping(diagonal(moment), damping)
-    keep = survivors(weight, moment, sparsity, ridge, dead)
-    return fit(weight, moment, keep, ridge, dead)
+    return obs_at(weight, moment, [sparsity], block, damping)[0]
 
 
-def survivors(
-    weight: Tensor, moment: Moments, sparsity: float, ridge: Tensor, dead: Tensor
-) -> Tensor:
-    """Mark the weights that removal one at a time leaves, ``(groups, rows, columns)``.
+def obs_at(
+    weight: Tensor,
+    moment: Moments,
+    sparsities: Sequence[float],
+    block: int = 1,
+    damping: float = 0.01,
+) -> list[Solution]:
+    """Prune a weight matrix at several sparsities; weights are removed once, all of them.
 
     Parameters
     ----------
-    weight, moment, sparsity
+    weight, moment, block, damping
+        As for :func:`obs`.
+    sparsities
+        Each as for :func:`obs`.
+
+    Returns
+    -------
+    list of Solution
+        Each what :func:`obs` gives.
+
+    Raises
+    ------
+    NumericalError
+        As :func:`obs`.
+    """
+    if not any(sparsities):
+        return [Solution(weight.clone(), 0.0, 0.0) for _ in sparsities]
+    dead, ridge = absolute_damping(diagonal(moment), damping)
+    order, step, cost = _removal(weight, moment, ridge, dead)
+    _, rows, columns = weight.shape
+    live = order.shape[1]
+    found = []
+    for sparsity in sparsities:
+        if sparsity == 0:
+            found.append(Solution(weight.clone(), 0.0, 0.0))
+            continue
+        count = ceil(sparsity * rows * columns - _ROUNDING) - rows * (columns - live)
+        chosen = ~largest(cost.flatten(1), rows * live - max(0, count))
+        steps = chosen.reshape(cost.shape).sum(2, keepdim=True)
+        keep = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
+        keep.scatter_(2, order[:, None].expand(-1, rows, -1), step >= steps)
+        found.append(fit(weight, moment, keep & ~dead[:, None], ridge, dead))
+    return found
+
+
+def _removal(
+    weight: Tensor, moment: Moments, ridge: Tensor, dead: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Remove the weights of every row one at a time.
+
+    Parameters
+    ----------
+    weight, moment
         As for :func:`obs`.
     ridge
         Absolute damping, ``(groups,)``.
     dead
         Inputs that are always zero, ``(groups, columns)``.
+
+    Returns
+    -------
+    The inputs that are removed, ``(groups, live)``; the step at which each goes, and the cost of
+    each step, ``(groups, rows, live)``.
     """
-    groups, rows, columns = weight.shape
+    groups, rows, _ = weight.shape
     live = max(1, int((~dead).sum(1).max()))
     # Live inputs first; groups with fewer of them keep some dead ones, which go at no cost.
     order = dead.byte().argsort(dim=1, stable=True)[:, :live]
@@ -133,12 +181,7 @@ def survivors(
         raise NumericalError(
             "the second moments are not positive definite even in float64: raise the damping"
         )
-    count = ceil(sparsity * rows * columns - _ROUNDING) - rows * (columns - live)
-    chosen = ~largest(cost.flatten(1), rows * live - max(0, count))
-    steps = chosen.reshape(cost.shape).sum(2, keepdim=True)
-    keep = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
-    keep.scatter_(2, order[:, None].expand(-1, rows, -1), step >= steps)
-    return keep & ~dead[:, None]
+    return order, step, cost
 
 
 def _start(moment: Moments, order: Tensor, ridge: Tensor) -> tuple[type[_Inverses], Tensor, int]:

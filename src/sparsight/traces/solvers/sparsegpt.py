@@ -20,13 +20,15 @@ back, the sweep runs in reversed coordinates, from the last column to the first;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from sparsight.traces.solvers.factor import Factor, Moments, factorise, strips
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["sparsegpt"]
+__all__ = ["sparsegpt", "sparsegpt_at"]
 
 _LAZY = 128  # columns whose compensation is gathered in one product
 
@@ -70,23 +72,60 @@ def sparsegpt(
     >>> int((found.weight == 0).sum())
     64
     """
-    if sparsity == 0:
-        return Solution(weight.clone(), 0.0, 0.0)
+    return sparsegpt_at(weight, moment, [sparsity], block, damping)[0]
+
+
+def sparsegpt_at(
+    weight: Tensor,
+    moment: Moments,
+    sparsities: Sequence[float],
+    block: int = 1,
+    damping: float = 0.01,
+) -> list[Solution]:
+    """Prune a weight matrix at several sparsities, with one factorisation.
+
+    Parameters
+    ----------
+    weight, moment, block, damping
+        As for :func:`sparsegpt`.
+    sparsities
+        Each as for :func:`sparsegpt`.
+
+    Returns
+    -------
+    list of Solution
+        Each what :func:`sparsegpt` gives.
+
+    Raises
+    ------
+    NumericalError
+        As :func:`sparsegpt`.
+    """
+    if not any(sparsities):
+        return [Solution(weight.clone(), 0.0, 0.0) for _ in sparsities]
     # Strips are counted from the natural first column, so that blocks start where they should.
     factor = factorise(moment, damping, max(block, _LAZY // block * block))
     dense = weight.to(factor.scale.dtype).transpose(1, 2).flip(1)
     dense = dense.masked_fill_(factor.dead[:, :, None], 0)
-    sparse, lost = _sweep(dense, factor, sparsity, block)
-    ridge = (factor.damping.double() * (dense - sparse).double().square().sum((1, 2))).sum()
     notes = [factor.note] if factor.note else []
     if bool(factor.dead.any()):
         notes.append(f"{int(factor.dead.sum())} inputs are always zero")
-    return Solution(
-        sparse.flip(1).transpose(1, 2).to(weight.dtype),
-        0.0 if lost < float(ridge) else lost - float(ridge),
-        float(factor.damping.mean()),
-        "; ".join(notes),
-    )
+    found = []
+    for sparsity in sparsities:
+        if sparsity == 0:
+            found.append(Solution(weight.clone(), 0.0, 0.0))
+            continue
+        sparse, lost = _sweep(dense, factor, sparsity, block)
+        ridge = (factor.damping.double() * (dense - sparse).double().square().sum((1, 2))).sum()
+        found.append(
+            Solution(
+                sparse.flip(1).transpose(1, 2).to(weight.dtype),
+                0.0 if lost < float(ridge) else lost - float(ridge),
+                float(factor.damping.mean()),
+                "; ".join(notes),
+            )
+        )
+    return found
 
 
 def _sweep(dense: Tensor, factor: Factor, sparsity: float, block: int) -> tuple[Tensor, float]:
@@ -95,6 +134,7 @@ def _sweep(dense: Tensor, factor: Factor, sparsity: float, block: int) -> tuple[
     Returns the sparse weights and the squared output error under the damped moment.
     """
     groups, columns, rows = dense.shape
+    factor.begin()
     scale = factor.scale[:, :, None]
     error = torch.zeros_like(dense)  # W - Q of the columns done so far
     sparse = torch.empty_like(dense)
