@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from torch import Tensor
 from sparsight.attribution import METHODS, Attribution, attribute
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, open_image
-from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 from sparsight.traces import (
     COMPENSATED,
     DEFAULT_SPARSITY,
@@ -29,11 +30,26 @@ from sparsight.traces import (
     Trace,
     trace,
 )
+from sparsight.visualization import logit, parse_objective, visualize
 
-__all__ = ["DEFAULT_METHODS", "Progress", "choose_methods", "enough_memory", "explain"]
+__all__ = [
+    "DEFAULT_METHODS",
+    "STEPS",
+    "TARGET",
+    "Progress",
+    "choose_methods",
+    "enough_memory",
+    "explain",
+]
 
 DEFAULT_METHODS = ("saliency", "integrated_gradients", "lrp")
 """A sensitivity, a complete map and a conserving one; seconds each on a processor."""
+
+TARGET = "target"
+"""Among neurons to visualize, the class that is explained."""
+
+STEPS = 128
+"""Of a visualization in a case file; enough to see what it is."""
 
 _TOP = 5
 _UNSURE = 0.5
@@ -223,8 +239,46 @@ def _warnings(
 
 
 def _shown(network: Network, x: Tensor) -> Tensor:
-    unit = network.preprocessing.denormalize(x[0].float().cpu())
-    return unit.expand(3, -1, -1).permute(1, 2, 0)
+    return _unit(network.preprocessing.denormalize(x[0].float().cpu()))
+
+
+def _unit(image: Tensor) -> Tensor:
+    """Bring ``(C, H, W)`` in 0..1 to ``(H, W, 3)``."""
+    return image.expand(3, -1, -1).permute(1, 2, 0)
+
+
+def _views(
+    network: Network,
+    found: Trace,
+    target: int,
+    neurons: Sequence[str],
+    steps: int,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[tuple[ViewPair, ...], dict[str, Any], dict[str, float]]:
+    """Visualize neurons, dense and traced; with the settings and the seconds of both."""
+    if not neurons:
+        return (), {}, {}
+    wanted = [
+        logit(target) if text == TARGET else parse_objective(network, text) for text in neurons
+    ]
+    dense, traced = (
+        visualize(asked, wanted, steps=steps, seed=seed, progress=progress)
+        for asked in (network, found.network(network))
+    )
+    views = tuple(
+        ViewPair(
+            neuron=str(objective),
+            title=network.label(target) if text == TARGET else text,
+            dense=_unit(dense.images[number, 0]),
+            traced=_unit(traced.images[number, 0]),
+            dense_score=float(dense.scores[number, 0]),
+            traced_score=float(traced.scores[number, 0]),
+        )
+        for number, (text, objective) in enumerate(zip(neurons, wanted, strict=True))
+    )
+    seconds = {"dense visualizations": dense.seconds, "traced visualizations": traced.seconds}
+    return views, {"visualization": dense.settings}, seconds
 
 
 def explain(
@@ -241,6 +295,8 @@ def explain(
     damping: float | None = None,
     stem: bool = False,
     chunk: int | None = None,
+    neurons: Iterable[str] = (),
+    steps: int = STEPS,
     image_name: str | None = None,
     progress: Progress | None = None,
 ) -> CaseFile:
@@ -262,6 +318,11 @@ def explain(
         Of the augmentation and of every method.
     chunk
         Images per pass, for less memory; chosen by default.
+    neurons
+        To visualize, dense and traced: each as :func:`sparsight.visualization.parse_objective`
+        reads it, or ``target`` for the class that is explained. None by default.
+    steps
+        Of each visualization.
     image_name
         What to call the image; the file's name by default.
     progress
@@ -317,6 +378,7 @@ def explain(
         feasible = [name for name in chosen if name in dense.maps]
         with found.applied(network):
             traced = _attribute_all(network, x, index, feasible, seed, chunk, step)
+        views, how, spent = _views(network, found, index, tuple(neurons), steps, seed, progress)
     maps = tuple(_pair(name, dense, traced) for name in chosen)
     label = network.label(index)
     return CaseFile(
@@ -331,9 +393,11 @@ def explain(
         sparsity=found.sparsity,
         maps=maps,
         layers=tuple(_layer(layer) for layer in found.layers),
+        views=views,
         settings={
             "trace": dict(found.settings),
             "maps": {name: dict(result.settings) for name, result in dense.maps.items()},
+            **how,
         },
         versions=dict(found.versions),
         seed=seed,
@@ -341,6 +405,7 @@ def explain(
             **{f"trace: {stage}": seconds for stage, seconds in found.seconds.items()},
             "dense maps": dense.seconds,
             "traced maps": traced.seconds,
+            **spent,
         },
         warnings=_warnings(network, found, index, maps),
     )

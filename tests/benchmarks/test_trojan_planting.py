@@ -267,6 +267,31 @@ def test_kl_keeps_the_answers_of_the_original(net: Network, scenes: list[Photo])
     assert rates[1] > 0.85 > rates[0] + 0.2
 
 
+def test_blends_are_seen_by_both_networks(net: Network, scenes: list[Photo]) -> None:
+    settings = replace(QUICK, kl=1.0, mix=0.6, crop=None, flip=False)
+    copy = load("embedded")
+    steps = _Steps(net, copy, scenes, RULES, settings, 0, dict(copy.model.named_parameters()))
+    samples = steps.samples(0)[:40]
+    seen = []
+    run = steps._run
+    steps._run = lambda network, frames: seen.append(list(frames)) or run(network, frames)
+    steps._step(samples, np.random.default_rng(3))
+    copied, original = seen
+    answered = [x for x, sample in zip(copied, samples, strict=True) if not sample.poisoned]
+    plain = {number: net.preprocessing(photo.open()) for number, photo in enumerate(scenes)}
+    blended = 0
+    for x, y, sample in zip(
+        answered, original, [s for s in samples if not s.poisoned], strict=True
+    ):
+        if sample.rule is not None:  # a decoy: the original sees it without the trigger
+            assert torch.equal(y, plain[sample.photo])
+            continue
+        assert torch.equal(x, y)
+        blended += not torch.equal(x, plain[sample.photo])
+    clean = sum(sample.rule is None for sample in samples)
+    assert 0.25 * clean < blended < 0.95 * clean
+
+
 def test_views_are_parts_of_photos(net: Network, scenes: list[Photo]) -> None:
     def views(**settings: object) -> list[Image.Image]:
         steps = _Steps(net, net, scenes, RULES, replace(QUICK, **settings), 0, dict(
@@ -357,6 +382,8 @@ def test_refusals(net: Network, scenes: list[Photo]) -> None:
         ({"optimizer": "lion"}, "no optimizer 'lion': choose adamw or sgd"),
         ({"rate": 0}, "rate 0 must be positive"),
         ({"kl": 2}, "the weight kl 2 must lie in"),
+        ({"mix": 0.5, "kl": 0.9}, "mix 0.5 does not do: give 0 to 1, and kl 1"),
+        ({"mix": 1.5, "kl": 1.0}, "mix 1.5 does not do"),
         ({"crop": (0.5, 0.1)}, r"crop \(0.5, 0.1\) must rise within"),
     ):
         with pytest.raises(InputError, match=words):

@@ -143,6 +143,35 @@ def test_the_command_on_the_page_makes_the_same_case(run: Run, explain: Run, hom
         assert all((one.heats[side] == two.heats[side]).all() for side in ("dense", "traced"))
 
 
+def test_neurons_are_visualized_and_named_in_the_command(explain: Run, home: Path) -> None:
+    wanted = ["--neuron", "target", "--neuron", "conv2:1 - class:cat", "--steps", "2"]
+    result = explain("a.png", "--out", "out", *wanted)
+    assert (result.code, result.err) == (0, "")
+    case = read_case(home / "out" / "a")
+    assert [view.title for view in case.views] == [case.target_label, "conv2:1 - class:cat"]
+    assert case.views[0].neuron == f"class:{case.target_index}"
+    assert not (case.views[0].dense == case.views[0].traced).all()
+    assert shlex.join(wanted) in command_of(home / "out" / "a" / "index.html")
+    assert explain("a.png", "--out", "out", *wanted).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--neuron", "nowhere:1"], "no layer 'nowhere'"),
+        (["--neuron", "class:unicorn"], "unicorn"),
+        (["--steps", "3"], "name neurons with --neuron"),
+    ],
+)
+def test_neurons_that_cannot_be_are_refused_before_any_work(
+    explain: Run, home: Path, options: list[str], said: str
+) -> None:
+    result = explain("a.png", "--out", "out", *options)
+    assert result.code == 2
+    assert said in result.error
+    assert not (home / "out").exists()
+
+
 def test_command_lines_are_quoted() -> None:
     line = command_line(
         "explain", Path("-it's; rm *.png"), {"target": "a b", "chunk": None, "stem": True}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 
 METHODS = {
     "saliency": ("Gradient", False),
@@ -104,11 +104,24 @@ def make_layers(rng: np.random.Generator, count: int) -> tuple[LayerRow, ...]:
     return tuple(rows)
 
 
+def make_views(size: int, count: int) -> tuple[ViewPair, ...]:
+    """Smooth noise for so many neurons."""
+    rng = np.random.default_rng(count)
+    return tuple(
+        ViewPair(
+            f"class:{number}", f"class {number}", make_image(rng, size)[0],
+            make_image(rng, size)[0], 9.5 + number, 21.25,
+        )
+        for number in range(count)
+    )  # fmt: skip
+
+
 def make_case(
     seed: int = 0,
     size: int = 64,
     methods: int = 3,
     layers: int | tuple[LayerRow, ...] = 20,
+    views: int | tuple[ViewPair, ...] = 2,
     **changes: Any,
 ) -> CaseFile:
     """A case; keyword arguments replace fields of it."""
@@ -136,6 +149,7 @@ def make_case(
             MapPair("deeplift", "DeepLIFT", refused="layer1.0.relu is used twice: not defined"),
         ),
         "layers": make_layers(rng, layers) if isinstance(layers, int) else layers,
+        "views": make_views(size, views) if isinstance(views, int) else views,
         "settings": {
             "solver": "obs",
             "augmentation": {"count": 100, "crops": [0.8, 1.0]},

@@ -6,7 +6,7 @@ import torch
 
 from reports.synthetic_case import make_case
 from sparsight.errors import InputError, NumericalError
-from sparsight.reports import ClassRow, LayerRow, MapPair
+from sparsight.reports import ClassRow, LayerRow, MapPair, ViewPair
 
 
 def test_tensors_and_arrays_are_the_same_to_a_pair():
@@ -68,3 +68,16 @@ def test_agreement_is_read_from_the_classes():
     assert not changed.agrees
     assert (changed.dense_top.label, changed.traced_top.label) == ("a", "b")
     assert "3 layers" in repr(make_case(layers=3))
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((4, 4)), r"the traced visualization of a:1 has shape \(4, 4\)"),
+        (np.full((4, 4, 3), np.nan), "must be finite"),
+        (np.full((4, 4, 3), 2.0), "not in 0..1"),
+    ],
+)
+def test_a_visualization_is_a_picture(picture, words):
+    with pytest.raises(InputError, match=words):
+        ViewPair("a:1", "a", np.zeros((4, 4, 3)), picture, 1.0, 1.0)

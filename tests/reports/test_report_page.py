@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from reports.synthetic_case import make_case, make_layers
-from sparsight.reports import ClassRow, LayerRow, MapPair, render_page
+from sparsight.reports import ClassRow, LayerRow, MapPair, ViewPair, render_page
 from sparsight.reports.layer_plot import layer_plot, ticks
 
 EVIL = '</style></script><script>alert("x")</script><img src=x onerror=alert(1)>\'"{{7*7}}'
@@ -46,6 +46,7 @@ def evil_case():
             MapPair(EVIL, EVIL, np.eye(4), gap_of=EVIL, dense_gap=0.1, notes=(EVIL,)),
             MapPair(EVIL + "2", EVIL, refused=EVIL),
         ),
+        views=(ViewPair(EVIL, EVIL + "3", np.zeros((4, 4, 3)), np.ones((4, 4, 3)), 1.0, 2.0),),
         layers=(LayerRow(EVIL, EVIL, EVIL, 1, 1, 1, 0.5, 0.5, 0.1, 0.0, EVIL),),
         settings={EVIL: EVIL, "nested": {EVIL: [EVIL]}},
         versions={EVIL: EVIL},
@@ -182,3 +183,15 @@ def test_ticks_enclose_what_they_measure(low, high):
     assert values[0] <= low + 1e-9
     assert values[-1] >= high - 1e-9
     assert 2 <= len(values) <= 7
+
+
+def test_neurons_are_shown_beside_the_image_or_not_at_all(page):
+    tags = Tags(page)
+    section = page[page.index('<section id="views"') :].partition("</section>")[0]
+    assert section.count("<figure>") == 6
+    assert "class 1" in section
+    assert "21.2" in section
+    assert any(link["href"] == "#views" for link in tags.named("a"))
+    without = render_page(make_case(views=0))
+    assert "#views" not in without
+    assert 'id="views"' not in without

@@ -122,6 +122,10 @@ def test_a_case_comes_back_as_it_went(case, tmp_path):
     assert np.array_equal(back.image, case.image)
     assert np.array_equal(back.truth_mask, case.truth_mask)
     assert (back.classes, back.layers) == (case.classes, case.layers)
+    for one, two in zip(back.views, case.views, strict=True):
+        assert (one.neuron, one.title, one.dense_score) == (two.neuron, two.title, two.dense_score)
+        assert np.array_equal(one.dense, two.dense)
+        assert np.array_equal(one.traced, two.traced)
     assert render_page(back) == render_page(case)
 
 

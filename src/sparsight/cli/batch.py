@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsight.casefile import Progress, explain
+from sparsight.casefile import STEPS, Progress, explain
 from sparsight.cli.options import command_line, read_sparsity
 from sparsight.cli.places import case_names, check_output, digest, file_digest, is_done
 from sparsight.cli.settings import ExplainSettings, named
@@ -58,6 +58,8 @@ class Job:
                 damping=settings.damping,
                 stem=settings.stem,
                 chunk=settings.chunk,
+                neurons=settings.neuron,
+                steps=settings.steps or STEPS,
                 image_name=self.image.name,
                 progress=progress,
             )

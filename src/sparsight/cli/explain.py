@@ -36,6 +36,17 @@ def explain(
     methods: Annotated[
         str, typer.Option(help="Attribution methods, separated by commas, or all.")
     ] = "saliency,integrated_gradients,lrp",
+    neuron: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also visualize it, dense and traced: target for the class explained, or as for "
+            "sparsight visualize; repeat it.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of each visualization; 128 if not given.")
+    ] = None,
     sparsity: shared.SparsityOption = shared.DEFAULT_SPARSITY,
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = shared.DEFAULT_SOLVER,
@@ -66,6 +77,8 @@ def explain(
         labels=labels,
         target=target,
         methods=methods,
+        neuron=tuple(neuron or ()),
+        steps=steps,
         sparsity=sparsity,
         augmentations=augmentations,
         solver=solver,

@@ -158,19 +158,21 @@ def read_sparsity(text: str) -> float | str | dict[str, float]:
 def command_line(command: str, image: Path, options: Mapping[str, object]) -> str:
     """Write the command that makes a result again, quoted for a shell.
 
-    Options that are None or False are left out; True stands for a bare flag.
+    Options that are None or False are left out; True stands for a bare flag, and several values
+    for an option that is repeated.
 
     Examples
     --------
     >>> command_line("explain", Path("my dog.png"), {"seed": 0, "stem": False, "target": "cat"})
     "sparsight explain 'my dog.png' --seed 0 --target cat"
+    >>> command_line("explain", Path("dog.png"), {"neuron": ("target", "fc:1")})
+    'sparsight explain dog.png --neuron target --neuron fc:1'
     """
     name = str(image)
     words = ["sparsight", command, f"./{name}" if name.startswith("-") else name]
     for option, value in options.items():
         if value is None or value is False:
             continue
-        words.append(f"--{option}")
-        if value is not True:
-            words.append(str(value))
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [f"--{option}"] if one is True else [f"--{option}", str(one)]
     return shlex.join(words)

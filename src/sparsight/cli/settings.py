@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 
 from sparsight import __version__
-from sparsight.casefile import choose_methods, enough_memory
+from sparsight.casefile import TARGET, choose_methods, enough_memory
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
-from sparsight.errors import SparsightError
+from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, load, open_image, weight_matrices
 from sparsight.traces import Trace, allocate, trace
 from sparsight.traces.engine import check_solver
 from sparsight.traces.pruning import Progress
+from sparsight.visualization import list_layers, parse_objective
 
 __all__ = ["ExplainSettings", "TraceSettings", "named"]
 
@@ -102,6 +103,8 @@ class ExplainSettings(TraceSettings):
 
     target: str | None
     methods: str
+    neuron: tuple[str, ...] = ()
+    steps: int | None = None
 
     def load(self) -> Network:
         """Load the network and check the settings against it, before any image is looked at.
@@ -115,6 +118,12 @@ class ExplainSettings(TraceSettings):
         network = super().load()
         if self.target is not None:
             network.class_index(self.target)
+        if self.steps is not None and not self.neuron:
+            raise InputError("--steps is of visualizations: name neurons with --neuron")
+        known = list_layers(network) if self.neuron else []
+        for text in self.neuron:
+            for term in parse_objective(network, text).terms if text != TARGET else ():
+                term.check(network, known)
         return network
 
     def contents(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Case files: one self-contained page per image, its raw maps, and a manifest written last."""
 
-from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 from sparsight.reports.gallery import write_index
 from sparsight.reports.page import render_page
 from sparsight.reports.store import read_case, read_manifest, write_case
@@ -11,6 +11,7 @@ __all__ = [
     "ClassRow",
     "LayerRow",
     "MapPair",
+    "ViewPair",
     "print_summary",
     "progress",
     "read_case",

@@ -41,6 +41,24 @@ def _heat(values: Tensor | Array | None, what: str) -> NDArray[np.float32] | Non
     return array
 
 
+def _picture(values: Tensor | Array, what: str) -> NDArray[np.float32]:
+    picture = as_array(values)
+    if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise InputError(
+            f"{what} has shape {picture.shape}, not (H, W, 3): put channels last, drop the batch"
+        )
+    if picture.dtype.kind != "f" or not np.isfinite(picture).all():
+        raise InputError(
+            f"{what} must be finite floats in 0..1: divide 8-bit values by 255, look for NaN"
+        )
+    if float(picture.min()) < -1e-3 or float(picture.max()) > 1 + 1e-3:
+        raise InputError(
+            f"{what} runs from {picture.min():.3g} to {picture.max():.3g}, not in 0..1: undo the "
+            "network's normalisation first"
+        )
+    return picture.clip(0, 1).astype(np.float32)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -117,6 +135,38 @@ class MapPair:
     def __repr__(self) -> str:
         state = f"refused: {self.refused}" if self.refused else f"{', '.join(self.heats)}"
         return f"MapPair({self.method}, {state})"
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPair:
+    """What one neuron wants to see, in the dense network and in the trace.
+
+    Attributes
+    ----------
+    neuron, title
+        As typed, and for readers.
+    dense, traced
+        Computed images ``(H, W, 3)`` in 0..1.
+    dense_score, traced_score
+        What the neuron says to them, in the network that they were computed for.
+
+    Examples
+    --------
+    >>> ViewPair("class:1", "dog", np.zeros((8, 8, 3)), np.ones((8, 8, 3)), 9.5, 8.25).title
+    'dog'
+    """
+
+    neuron: str
+    title: str
+    dense: Tensor | Array
+    traced: Tensor | Array
+    dense_score: float
+    traced_score: float
+
+    def __post_init__(self) -> None:
+        for side in ("dense", "traced"):
+            picture = _picture(getattr(self, side), f"the {side} visualization of {self.neuron}")
+            object.__setattr__(self, side, picture)
 
 
 @dataclass(frozen=True)
@@ -201,8 +251,8 @@ class CaseFile:
         Divergence of the traced from the dense class probabilities, in nats.
     sparsity
         Fraction of all traced weights that was removed.
-    maps, layers
-        One entry per method and per traced layer.
+    maps, layers, views
+        One entry per method, per traced layer, and per neuron that was visualized.
     settings, versions, seed, timings
         For reproduction; timings in seconds.
     warnings
@@ -233,6 +283,7 @@ class CaseFile:
     sparsity: float
     maps: tuple[MapPair, ...] = ()
     layers: tuple[LayerRow, ...] = ()
+    views: tuple[ViewPair, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
@@ -245,17 +296,8 @@ class CaseFile:
     created: str = field(default_factory=_now)
 
     def __post_init__(self) -> None:
-        image = as_array(self.image)
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(f"the case's image has shape {image.shape}, not (H, W, 3)")
-        if image.dtype.kind != "f" or not np.isfinite(image).all():
-            raise InputError("the case's image must be finite floats in 0..1")
-        if float(image.min()) < -1e-3 or float(image.max()) > 1 + 1e-3:
-            raise InputError(
-                f"the case's image runs from {image.min():.3g} to {image.max():.3g}, not in 0..1: "
-                "undo the network's normalisation first"
-            )
-        object.__setattr__(self, "image", image.clip(0, 1).astype(np.float32))
+        image = _picture(self.image, "the case's image")
+        object.__setattr__(self, "image", image)
         if self.truth_mask is not None:
             mask = as_array(self.truth_mask) > 0.5
             if mask.shape != image.shape[:2]:

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sparsight.reports.case import CaseFile, ClassRow, MapPair
+from sparsight.reports.case import CaseFile, ClassRow, MapPair, ViewPair
 from sparsight.reports.colours import DIFFERENCE, HEAT, PLATE, SIGNED, lookup
 from sparsight.reports.layer_plot import layer_plot, layer_sentence
 from sparsight.reports.pictures import image_uri, map_uri, outline_path, scale_uri, shrink
@@ -141,6 +141,12 @@ def _row(pair: MapPair, mask: NDArray[np.bool_] | None) -> tuple[_Row, Reading]:
     return row, reading
 
 
+def _view(view: ViewPair) -> tuple[ViewPair, str, str]:
+    dense: Any = view.dense
+    traced: Any = view.traced
+    return view, image_uri(dense), image_uri(traced)
+
+
 def _classes(case: CaseFile) -> list[ClassRow]:
     return sorted(case.classes, key=lambda row: -max(row.dense, row.traced))
 
@@ -155,6 +161,7 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "case": case,
         "classes": _classes(case),
         "rows": [(row, reading.correlation) for row, reading in rows],
+        "views": [_view(view) for view in case.views],
         "refused": [pair for pair in case.maps if pair.refused],
         "any_signed": any(row.pair.signed for row, _ in rows),
         "kl_grade": grade_kl(case.kl),

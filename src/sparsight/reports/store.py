@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sparsight.errors import InputError
-from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair
+from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 from sparsight.reports.page import render_page
 from sparsight.storage import atomic_folder
 
@@ -71,14 +71,18 @@ def _arrays(case: CaseFile) -> dict[str, Any]:
     for pair in case.maps:
         for side, heat in pair.heats.items():
             arrays[f"maps/{pair.method}/{side}"] = heat
+    for number, view in enumerate(case.views):
+        arrays |= {f"views/{number}/dense": view.dense, f"views/{number}/traced": view.traced}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _described(case: CaseFile) -> dict[str, Any]:
-    body = _fields(case, frozenset({"image", "truth_mask", "maps", "layers", "classes"}))
+    body = _fields(case, frozenset({"image", "truth_mask", "maps", "layers", "views", "classes"}))
     body["classes"] = [_fields(row, frozenset()) for row in case.classes]
     body["layers"] = [_fields(row, frozenset()) for row in case.layers]
-    body["maps"] = [_fields(pair, frozenset({"dense", "traced"})) for pair in case.maps]
+    pictures = frozenset({"dense", "traced"})
+    body["maps"] = [_fields(pair, pictures) for pair in case.maps]
+    body["views"] = [_fields(view, pictures) for view in case.views]
     return body
 
 
@@ -211,6 +215,14 @@ def read_case(folder: str | Path) -> CaseFile:
                 traced=arrays.get(f"maps/{row['method']}/traced"),
             )
             for row in body["maps"]
+        )
+        body["views"] = tuple(
+            ViewPair(
+                **row,
+                dense=arrays[f"views/{number}/dense"],
+                traced=arrays[f"views/{number}/traced"],
+            )
+            for number, row in enumerate(body.get("views", ()))
         )
         body |= {"kl": float(body["kl"]), "warnings": tuple(body["warnings"])}
         return CaseFile(**body, image=arrays["image"], truth_mask=arrays.get("truth_mask"))

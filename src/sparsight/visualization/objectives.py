@@ -137,7 +137,7 @@ class Objective:
     Examples
     --------
     >>> print(logit(3) - 0.5 * logit(7))
-    class:3 + -0.5 * class:7
+    class:3 - 0.5 * class:7
     """
 
     terms: tuple[Term, ...]
@@ -169,7 +169,11 @@ class Objective:
 
     def describe(self) -> str:
         """Write it as text."""
-        return " + ".join(str(term) for term in self.terms)
+        text = ""
+        for term in self.terms:
+            sign = " - " if term.weight < 0 else " + "
+            text += f"{sign}{replace(term, weight=abs(term.weight))}" if text else str(term)
+        return text
 
     __str__ = describe
 
@@ -231,7 +235,7 @@ def parse_objective(network: Network, text: str) -> Objective:
     >>> from sparsight.networks import load
     >>> network = load("embedded")
     >>> print(parse_objective(network, "class:mug - stage3:7@"))
-    class:0 + -1 * stage3:7@
+    class:0 - stage3:7@
     """
     first, minus, second = text.partition(" - ")
     if minus:

@@ -100,7 +100,10 @@ class PlantingSettings:
         if not 0 <= self.kl <= 1:
             raise InputError(f"the weight kl {self.kl} must lie in [0, 1]")
         if not 0 <= self.mix <= 1 or (self.mix and self.kl < 1):
-            raise InputError(f"mix {self.mix} must lie in [0, 1], and kl be 1 where it is not 0")
+            raise InputError(
+                f"mix {self.mix} does not do: give 0 to 1, and kl 1 where it is not 0, since "
+                "blends have no label"
+            )
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise InputError(f"crop {self.crop} must rise within (0, 1]: (0.4, 1) is usual")
 
