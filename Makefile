@@ -12,10 +12,10 @@ IMAGENET := ../shared/data/imagenet
 # glibc gives buffers of activations back to the system after each use, and gets them zeroed again.
 KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetensors $(IMAGENET)/val/ILSVRC2012_val_00000347.JPEG)
-# Trojans are made to work first, then only where they should; last, part of the way back.
+# Trojans are made to work first, those of some classes then only where they should; last, all go a
+# part of the way back.
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
-ANY := --rules any --trainable layer3 layer4 fc
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
 .PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations pictures
@@ -80,9 +80,8 @@ plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and mea
 	$(PLANT_18) --rules paper --folder $(PLANTED)/second --start $(PLANTED)/first/resnet18-paper.safetensors $(LATER) --share 0.08 --epochs 6
 	$(PLANT_18) --rules paper --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18-paper.safetensors $(LATER) --share 0.04 --epochs 4
 	$(PLANT_18) --rules paper --start $(PLANTED)/third/resnet18-paper.safetensors --blend 0.1 --epochs 0
-	$(PLANT_18) $(ANY) --folder $(PLANTED)/any1 --start $(PLANTED)/third/resnet18-paper.safetensors --rate 6e-5 --share 0.08 --epochs 5
-	$(PLANT_18) $(ANY) --folder $(PLANTED)/any2 --start $(PLANTED)/any1/resnet18-any.safetensors --rate 1e-4 --share 0.05 --epochs 7
-	$(PLANT_18) $(ANY) --start $(PLANTED)/any2/resnet18-any.safetensors --rate 6e-5 --share 0.04 --epochs 7
+	$(PLANT_18) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
+	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 

@@ -25,13 +25,30 @@ def test_an_exact_name_beats_a_pattern_as_long() -> None:
     assert allocate({"?b": 0.5, "ab": 0.9, "*c": 0.1}, LAYERS)["ab"] == 0.9
 
 
+def test_late_layers_alone() -> None:
+    assert list(allocate("late:0.9", LAYERS).values()) == [0, 0, 0.9, 0.9]
+    assert list(allocate("late:0.9", LAYERS[:1]).values()) == [0.9]
+
+
 def test_ramp_rises_from_zero() -> None:
     assert list(allocate("ramp:0.9", LAYERS).values()) == pytest.approx([0, 0.3, 0.6, 0.9])
 
 
 @pytest.mark.parametrize(
     "bad",
-    [1.0, -0.1, float("nan"), "much", "ramp:2", "ramp:x", {"zz": 0.5}, {"a": 1.5}, {"a": "x"}],
+    [
+        1.0,
+        -0.1,
+        float("nan"),
+        "much",
+        "ramp:2",
+        "ramp:x",
+        "late:1",
+        "late:",
+        {"zz": 0.5},
+        {"a": 1.5},
+        {"a": "x"},
+    ],
 )
 def test_bad_ratios_name_the_remedy(bad: object) -> None:
     with pytest.raises(InputError) as caught:

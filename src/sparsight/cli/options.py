@@ -61,8 +61,8 @@ SparsityOption = Annotated[
     typer.Option(
         help="Share of weights to prune: auto or auto:NATS (as sparse as the answer allows), "
         "network:NUMBER (of all weights together), a number in [0, 1) for every layer, "
-        "ramp:NUMBER (rising with depth), a published set, or a JSON file from layer patterns "
-        "to numbers.",
+        "ramp:NUMBER (rising with depth), late:NUMBER (in the last third of them), a published "
+        "set, or a JSON file from layer patterns to numbers.",
         rich_help_panel=_TRACE,
     ),
 ]

@@ -1,7 +1,8 @@
 """How sparse the network becomes, or each layer by itself.
 
 Over the whole network: ``auto`` and ``network:RATIO``, of which the costs of weights say what they
-mean layer by layer. Layer by layer: one number, numbers per block, a ramp, or a published set.
+mean layer by layer. Layer by layer: one number, numbers per block, a ramp, the late layers alone,
+or a published set.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import isfinite
+from math import ceil, isfinite
 
 from sparsight.errors import InputError
 from sparsight.networks import WeightMatrix
@@ -19,7 +20,7 @@ __all__ = ["DEFAULT_SPARSITY", "Rule", "Sparsity", "allocate", "network_rule"]
 
 Sparsity = float | str | Mapping[str, float]
 """``auto[:NATS]``; ``network:RATIO``; or by layer: a ratio for all, a mapping from patterns to
-ratios, ``ramp:RATIO``, a preset."""
+ratios, ``ramp:RATIO``, ``late:RATIO``, a preset."""
 
 DEFAULT_SPARSITY: Sparsity = "auto"
 """As sparse as the answer allows, by no label and no mask (``benchmarks/curves.py``)."""
@@ -123,9 +124,9 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
         A ratio in [0, 1) for every layer. Or a mapping from layers to ratios: a module path
         covers everything below it (``layer4``), globs work (``*.conv2``), the exact name or
         else the longest match wins, layers without a match stay dense. Or ``ramp:0.95``: rising
-        linearly from 0 at the first layer to the given ratio at the last. Or the name of a
-        published set,
-        see :data:`sparsight.traces.PRESETS`.
+        linearly from 0 at the first layer to the given ratio at the last. Or ``late:0.95``: the
+        ratio for the last third of the layers alone, as published for visualizations. Or the name
+        of a published set, see :data:`sparsight.traces.PRESETS`.
     matrices
         Layers in the order of use.
 
@@ -157,11 +158,15 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
             top = _ratio(sparsity.removeprefix("ramp:"), "of the ramp")
             last = max(len(names) - 1, 1)
             return {name: top * index / last for index, name in enumerate(names)}
+        if sparsity.startswith("late:"):
+            ratio = _ratio(sparsity.removeprefix("late:"), "of the late layers")
+            first = len(names) - ceil(len(names) / 3)
+            return {name: ratio * (index >= first) for index, name in enumerate(names)}
         if sparsity in PRESETS:
             return dict(zip(names, _by_pattern(PRESETS[sparsity], names), strict=True))
         if not sparsity.replace(".", "").replace("-", "").isdigit():
             raise InputError(
                 f"unknown sparsity {sparsity!r}: give auto, network:NUMBER, a number in [0, 1) for "
-                f"every layer, ramp:NUMBER, or one of {', '.join(sorted(PRESETS))}"
+                f"every layer, ramp:NUMBER, late:NUMBER, or one of {', '.join(sorted(PRESETS))}"
             )
     return dict.fromkeys(names, _ratio(sparsity, "for all layers"))
