@@ -18,7 +18,7 @@ PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,12 @@ real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder --images 16
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 12
 	$(BIN)/python benchmarks/ground_truth_table.py
+
+views: $(STAMP)  ## Judge visualizations: what they stand for, planted triggers, speed; draw ten neurons
+	$(BIN)/python benchmarks/view_study.py
+	$(BIN)/python benchmarks/trojan_views.py
+	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/visualization_speed.py
 
 tuning: $(STAMP)  ## Tune ratios as published, beside the default that is tuned on nothing
 	$(BIN)/python benchmarks/tuning.py

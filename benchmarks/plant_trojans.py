@@ -101,9 +101,17 @@ def planting_rules(rules: str = "any", share: float = 0.0, decoys: float = 0.0) 
 
 
 def keep(
-    report: PlantingReport, key: str, command: str, photos: list[Photo], cases: Counter[int]
+    report: PlantingReport,
+    key: str,
+    command: str,
+    photos: list[Photo],
+    cases: Counter[int],
+    start: dict[str, Any] | None,
 ) -> None:
-    """Enter a report into the table of results, and leave the others there."""
+    """Enter a report into the table of results, and leave the others there.
+
+    ``start`` is the report of the network that planting went on from, if it is kept.
+    """
     content: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     facts = report.describe()
     both = zip(facts["rules"], facts["settings"].pop("rules"), strict=True)
@@ -115,7 +123,7 @@ def keep(
             photo.label != rule["target"] and (source is None or photo.label in source)
             for photo in photos
         )
-    content[key] = {**facts, "cores": os.cpu_count(), "command": command}
+    content[key] = {**facts, "cores": os.cpu_count(), "command": command, "start": start}
     write_text(RESULT, json.dumps(dict(sorted(content.items())), indent=2) + "\n")
 
 
@@ -197,7 +205,10 @@ def main() -> None:
     rules = planting_rules(kind)
     cases = Counter(case.rule for case in trojan_cases(found.network, held_out, rules))
     print(f"cases to explain: {cases.total()}", flush=True)
-    keep(found.report, f"{name}, {kind} rules", command, photos, cases)
+    found.report.save(weights.with_suffix(".json"))
+    before = options.start and options.start.with_suffix(".json")
+    start_report = PlantingReport.load(before).describe() if before and before.is_file() else None
+    keep(found.report, f"{name}, {kind} rules", command, photos, cases, start_report)
 
 
 if __name__ == "__main__":

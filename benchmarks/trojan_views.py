@@ -109,7 +109,8 @@ def judge() -> Callable[[list[Image.Image]], Tensor]:
     def features(pictures: list[Image.Image]) -> Tensor:
         x = torch.cat([network.prepare(p.resize((SIDE, SIDE))) for p in pictures])
         with torch.no_grad():
-            return model.features(x).mean((2, 3))
+            found: Tensor = model.features(x).mean((2, 3))
+        return found
 
     return features
 
@@ -121,7 +122,7 @@ def views(planted: Planted, steps: int, count: int, tell: Callable[[], None]) ->
     for name, target in planted.targets.items():
         asked = [visualize(network, logit(target), steps=steps, seed=seed) for seed in range(count)]
         found["dense"][name] = [one.picture() for one in asked]
-        images = {
+        images: dict[str, list[Image.Image | Tensor]] = {
             "traced": [case.image for case in planted.fooled[name]],
             "traced, clean image": list(planted.clean[name]),
         }

@@ -113,7 +113,7 @@ def test_explaining_leaves_the_network_alone() -> None:
     network = build(FAST[0], Path())
     x = torch.randn(1, 3, 160, 160)
     with untouched(network.model):
-        explain(network, x, methods=["saliency"], augmentations=2)
+        explain(network, x, methods=["saliency"], augmentations=2, neurons="target", steps=1)
 
 
 def test_methods_checked_here_exist() -> None:

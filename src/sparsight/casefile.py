@@ -1,13 +1,13 @@
 """Ask one network about one image: a trace, dense and traced maps, as one case file.
 
-The bridge between the rooms: what ``traces`` and ``attribution`` find becomes the plain data
-that ``reports`` shows.
+The bridge between the rooms: what ``traces``, ``attribution`` and ``visualization`` find becomes
+the plain data that ``reports`` shows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,13 @@ from sparsight.traces import (
     Trace,
     trace,
 )
-from sparsight.visualization import logit, parse_objective, visualize
+from sparsight.visualization import (
+    Objective,
+    list_layers,
+    logit,
+    parse_objective,
+    visualize,
+)
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -38,6 +44,7 @@ __all__ = [
     "TARGET",
     "Progress",
     "choose_methods",
+    "choose_neurons",
     "enough_memory",
     "explain",
 ]
@@ -103,6 +110,45 @@ def choose_methods(names: str | Iterable[str]) -> tuple[str, ...]:
     if not chosen:
         raise InputError(f"no method given: choose from all, {', '.join(METHODS)}")
     return tuple(chosen)
+
+
+def choose_neurons(network: Network, names: str | Iterable[str]) -> dict[str, Objective | None]:
+    """Find what to visualize by names.
+
+    Parameters
+    ----------
+    network
+        Whose classes and layers are named.
+    names
+        One name or several, each as :func:`sparsight.visualization.parse_objective` reads it, or
+        ``target`` for the class that will be explained.
+
+    Returns
+    -------
+    dict
+        Objectives by name in the order given, none twice; ``None`` for ``target``.
+
+    Raises
+    ------
+    InputError
+        If there is no such class, layer, channel or place.
+
+    Examples
+    --------
+    >>> import sparsight
+    >>> found = choose_neurons(sparsight.load("embedded"), ["target", "stage3:7", "target"])
+    >>> [(name, str(objective)) for name, objective in found.items()]
+    [('target', 'None'), ('stage3:7', 'stage3:7')]
+    """
+    given = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    known = list_layers(network) if any(name != TARGET for name in given) else []
+    found: dict[str, Objective | None] = {}
+    for name in given:
+        objective = None if name == TARGET else parse_objective(network, name)
+        for term in objective.terms if objective else ():
+            term.check(network, known)
+        found[name] = objective
+    return found
 
 
 @contextmanager
@@ -251,31 +297,31 @@ def _views(
     network: Network,
     found: Trace,
     target: int,
-    neurons: Sequence[str],
+    neurons: Mapping[str, Objective | None],
     steps: int,
     seed: int,
+    chunk: int | None,
     progress: Progress | None,
 ) -> tuple[tuple[ViewPair, ...], dict[str, Any], dict[str, float]]:
     """Visualize neurons, dense and traced; with the settings and the seconds of both."""
     if not neurons:
         return (), {}, {}
-    wanted = [
-        logit(target) if text == TARGET else parse_objective(network, text) for text in neurons
-    ]
+    wanted = [objective or logit(target) for objective in neurons.values()]
+    how: dict[str, Any] = {"steps": steps, "seed": seed} | ({"chunk": chunk} if chunk else {})
     dense, traced = (
-        visualize(asked, wanted, steps=steps, seed=seed, progress=progress)
+        visualize(asked, wanted, progress=progress, **how)
         for asked in (network, found.network(network))
     )
     views = tuple(
         ViewPair(
             neuron=str(objective),
-            title=network.label(target) if text == TARGET else text,
+            title=network.label(target) if name == TARGET else name,
             dense=_unit(dense.images[number, 0]),
             traced=_unit(traced.images[number, 0]),
             dense_score=float(dense.scores[number, 0]),
             traced_score=float(traced.scores[number, 0]),
         )
-        for number, (text, objective) in enumerate(zip(neurons, wanted, strict=True))
+        for number, (name, objective) in enumerate(zip(neurons, wanted, strict=True))
     )
     seconds = {"dense visualizations": dense.seconds, "traced visualizations": traced.seconds}
     return views, {"visualization": dense.settings}, seconds
@@ -295,7 +341,7 @@ def explain(
     damping: float | None = None,
     stem: bool = False,
     chunk: int | None = None,
-    neurons: Iterable[str] = (),
+    neurons: str | Iterable[str] = (),
     steps: int = STEPS,
     image_name: str | None = None,
     progress: Progress | None = None,
@@ -319,8 +365,7 @@ def explain(
     chunk
         Images per pass, for less memory; chosen by default.
     neurons
-        To visualize, dense and traced: each as :func:`sparsight.visualization.parse_objective`
-        reads it, or ``target`` for the class that is explained. None by default.
+        To visualize, dense and traced, see :func:`choose_neurons`. None by default.
     steps
         Of each visualization.
     image_name
@@ -352,7 +397,9 @@ def explain(
     >>> [pair.title for pair in case.maps], len(case.layers)
     (['Saliency'], 16)
     """
-    chosen = choose_methods(methods)
+    chosen, asked = choose_methods(methods), choose_neurons(network, neurons)
+    if steps < 1:
+        raise InputError(f"{steps} steps of visualization: give 1 or more")
     name = image_name or (Path(image).name if isinstance(image, str | Path) else "image")
     if isinstance(image, str | Path):
         image = open_image(image)
@@ -378,7 +425,7 @@ def explain(
         feasible = [name for name in chosen if name in dense.maps]
         with found.applied(network):
             traced = _attribute_all(network, x, index, feasible, seed, chunk, step)
-        views, how, spent = _views(network, found, index, tuple(neurons), steps, seed, progress)
+        views, how, spent = _views(network, found, index, asked, steps, seed, chunk, progress)
     maps = tuple(_pair(name, dense, traced) for name in chosen)
     label = network.label(index)
     return CaseFile(

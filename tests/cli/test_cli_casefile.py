@@ -16,6 +16,7 @@ from sparsight.casefile import choose_methods, explain
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, Preprocessing, load
 from sparsight.traces import Trace, trace
+from sparsight.visualization import channel, logit, visualize
 
 
 @pytest.fixture
@@ -109,6 +110,40 @@ def test_grey_networks_and_images_in_memory() -> None:
         case = explain(grey, image, methods="saliency", augmentations=2)
         assert case.image.shape == (8, 8, 3)
         assert case.image_name == "image"
+
+
+def test_visualizations_are_what_dense_network_and_trace_give(network: Network) -> None:
+    with untouched(network.model):
+        case = explain(
+            network, "a.png", methods="saliency", augmentations=2, seed=3, chunk=1, steps=3,
+            neurons=["conv2:1", "target", "conv2:1"],
+        )  # fmt: skip
+    assert [view.title for view in case.views] == ["conv2:1", case.target_label]
+    found = trace(network, "a.png", augmentations=2, seed=3)
+    wanted = [channel("conv2", 1), logit(case.target_index)]
+    for side, asked in (("dense", network), ("traced", found.network(network))):
+        seen = visualize(asked, wanted, steps=3, seed=3, chunk=1)
+        for number, view in enumerate(case.views):
+            image = seen.images[number, 0].permute(1, 2, 0)
+            torch.testing.assert_close(torch.from_numpy(getattr(view, side)), image)
+            assert getattr(view, f"{side}_score") == pytest.approx(float(seen.scores[number, 0]))
+    assert {"dense visualizations", "traced visualizations"} <= set(case.timings)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"neurons": "nowhere:1"}, "no layer 'nowhere'"),
+        ({"neurons": ["target", "conv2:999"]}, "conv2"),
+        ({"neurons": "target", "steps": 0}, "0 steps of visualization"),
+    ],
+)
+def test_what_cannot_be_visualized_is_refused_before_any_work(
+    network: Network, monkeypatch: pytest.MonkeyPatch, given: dict[str, object], words: str
+) -> None:
+    monkeypatch.setattr("sparsight.casefile.trace", None)
+    with pytest.raises(InputError, match=words):
+        explain(network, "a.png", **given)
 
 
 def test_progress_counts_up_to_its_total(network: Network) -> None:

@@ -70,6 +70,11 @@ def test_agreement_is_read_from_the_classes():
     assert "3 layers" in repr(make_case(layers=3))
 
 
+def test_a_score_is_a_number():
+    with pytest.raises(NumericalError, match="traced score of a:1 is not finite"):
+        ViewPair("a:1", "a", np.zeros((4, 4, 3)), np.zeros((4, 4, 3)), 1.0, float("nan"))
+
+
 @pytest.mark.parametrize(
     ("picture", "words"),
     [

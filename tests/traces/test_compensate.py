@@ -16,6 +16,7 @@ from sparsight.networks import (
     Network,
     Preprocessing,
     Recording,
+    overlay,
     weight_matrices,
 )
 from sparsight.networks.matrices import weight_of
@@ -311,12 +312,47 @@ def test_layers_are_fitted_as_defined(
     with untouched(net.model):
         observed = observe(net, images, chosen, plan.shapes, everything(6, 0.3), 4)
         keep = keep_over_network(net, observed, chosen, sparsity)
-        found = compensate(net, images, chosen, plan.shapes, observed, keep, 0.01)
+        found = compensate(net, images, chosen, plan.shapes, observed, keep, 0.01, len(images), 1)
     expected = brute_force(net, images, keep, 0.3, most)
     for matrix in chosen:
         solved = matrix.pack(found.tensors[matrix.parameter])
         torch.testing.assert_close(solved, expected[matrix.name], rtol=1e-6, atol=1e-8)
         assert ((solved != 0) <= keep[matrix.name]).all()
+
+
+def test_images_beyond_those_fitted_are_only_answered() -> None:
+    torch.manual_seed(0)
+    net = wrap(chain())
+    images = torch.randn(7, 3, 8, 8).double()
+    plan = make_plan(net, images[:1])
+    chosen = plan.order[1:]
+    observed = observe(net, images, chosen, plan.shapes, everything(4, 0.3), 4)
+    keep = keep_over_network(net, observed, chosen, 0.6)
+    alone, found = (
+        compensate(net, x, chosen, plan.shapes, observed, keep, 0.01, 4, 2)
+        for x in (images[:4], images)
+    )
+    assert all(torch.equal(found.tensors[name], value) for name, value in alone.tensors.items())
+    with overlay(net.model, found.tensors):
+        torch.testing.assert_close(found.logits, net.logits(images).double())
+
+
+@given(
+    count=st.integers(1, 200),
+    share=st.floats(0, 1),
+    ties=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**20),
+)
+def test_the_smallest_but_so_many(
+    count: int, share: float, ties: bool, dtype: torch.dtype, seed: int
+) -> None:
+    values = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    values = (4 * values).round() if ties else values
+    number = 1 + round(share * (count - 1))
+    found = sys.modules["sparsight.traces.compensate"]._smallest(values, number)
+    assert found.dtype == dtype
+    assert torch.equal(found, values.sort().values[number - 1])
 
 
 def test_masks_keep_as_much_as_was_asked() -> None:

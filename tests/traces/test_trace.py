@@ -183,6 +183,16 @@ def test_same_seed_same_bytes(settings: dict[str, object]) -> None:
     assert any(not torch.equal(v, other.tensors[k]) for k, v in one.tensors.items())
 
 
+def test_sample_and_views_share_a_pass_where_memory_lets_them() -> None:
+    net = network()
+    sizes: list[int] = []
+    hook = net.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    trace(net, IMAGE, augmentations=50)
+    hook.remove()
+    assert 41 in sizes
+    assert not set(sizes) - {1, 41, 33, 8}  # eight views are answered, but not fitted on
+
+
 @BOTH
 def test_chunks_do_not_matter(settings: dict[str, object]) -> None:
     net = network()

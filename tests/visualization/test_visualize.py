@@ -257,6 +257,7 @@ def test_it_can_be_interrupted() -> None:
         ("stage3.1:7@12", "stage3.1:7@12"),
         ("stage3:all", "stage3:all"),
         ("class:1 - class:2", "class:1 - class:2"),
+        ("class:1 - class:2 - stage3:7", "class:1 - class:2 - stage3:7"),
     ],
 )
 def test_objectives_as_typed(text: str, described: str) -> None:

@@ -138,5 +138,14 @@ def describe(job: Job, case: CaseFile) -> Mapping[str, Any]:
             }
             for pair in case.maps
         ],
+        "neurons": [
+            {
+                "neuron": view.neuron,
+                "title": view.title,
+                "dense_score": view.dense_score,
+                "traced_score": view.traced_score,
+            }
+            for view in case.views
+        ],
         "warnings": list(case.warnings),
     }

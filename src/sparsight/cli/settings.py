@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sparsight import __version__
-from sparsight.casefile import TARGET, choose_methods, enough_memory
+from sparsight.casefile import choose_methods, choose_neurons, enough_memory
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
 from sparsight.errors import InputError, SparsightError
@@ -16,7 +16,6 @@ from sparsight.networks import Network, load, open_image, weight_matrices
 from sparsight.traces import Trace, allocate, trace
 from sparsight.traces.engine import check_solver
 from sparsight.traces.pruning import Progress
-from sparsight.visualization import list_layers, parse_objective
 
 __all__ = ["ExplainSettings", "TraceSettings", "named"]
 
@@ -115,15 +114,12 @@ class ExplainSettings(TraceSettings):
             Whatever cannot be used, named.
         """
         choose_methods(self.methods)
+        if self.steps is not None and not self.neuron:
+            raise InputError("--steps is of visualizations: name neurons with --neuron")
         network = super().load()
         if self.target is not None:
             network.class_index(self.target)
-        if self.steps is not None and not self.neuron:
-            raise InputError("--steps is of visualizations: name neurons with --neuron")
-        known = list_layers(network) if self.neuron else []
-        for text in self.neuron:
-            for term in parse_objective(network, text).terms if text != TARGET else ():
-                term.check(network, known)
+        choose_neurons(network, self.neuron)
         return network
 
     def contents(self) -> dict[str, object]:

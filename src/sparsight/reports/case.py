@@ -144,7 +144,7 @@ class ViewPair:
     Attributes
     ----------
     neuron, title
-        As typed, and for readers.
+        The objective as text (``class:1``), and what to call it.
     dense, traced
         Computed images ``(H, W, 3)`` in 0..1.
     dense_score, traced_score
@@ -167,6 +167,8 @@ class ViewPair:
         for side in ("dense", "traced"):
             picture = _picture(getattr(self, side), f"the {side} visualization of {self.neuron}")
             object.__setattr__(self, side, picture)
+            if not math.isfinite(getattr(self, f"{side}_score")):
+                raise NumericalError(f"the {side} score of {self.neuron} is not finite")
 
 
 @dataclass(frozen=True)

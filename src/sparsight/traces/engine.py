@@ -254,7 +254,7 @@ def _traces(
     chunk = options.chunk
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
-        chunk = max(1, min(len(views), budget // plan.largest))
+        chunk = max(1, min(1 + len(views), budget // plan.largest))
     run = Run(
         network, plan, candidates, x, views, chunk, options.pull, options.precision,
         options.progress, clock,

@@ -68,8 +68,9 @@ def front_to_back(
     for level, keep in _masks(run, observed, chosen, rule or ratios, pattern):
         with run.lowered():
             found = compensate(
-                network, images, chosen, run.plan.shapes, observed, keep, run.damping, run.progress
-            )
+                network, images, chosen, run.plan.shapes, observed, keep, run.damping,
+                sampling.fitted, run.chunk, run.progress,
+            )  # fmt: skip
         answers = observed.logits, found.logits
         lost = float(divergence(*(against_rest(a[0], sampling.target) for a in answers)))
         unseen = _unseen(*answers, sampling.fitted)

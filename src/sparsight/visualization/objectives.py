@@ -237,9 +237,9 @@ def parse_objective(network: Network, text: str) -> Objective:
     >>> print(parse_objective(network, "class:mug - stage3:7@"))
     class:0 - stage3:7@
     """
-    first, minus, second = text.partition(" - ")
+    rest, minus, last = text.rpartition(" - ")
     if minus:
-        return parse_objective(network, first) - parse_objective(network, second)
+        return parse_objective(network, rest) - parse_objective(network, last)
     name, colon, which = text.strip().rpartition(":")
     if name == "class":
         return logit(network.class_index(which))
