@@ -1,6 +1,6 @@
 """Which of two things in an image a visualization stands for, judged without people.
 
-    python benchmarks/view_study.py [--images 12] [--twins 16] [--steps 96]
+    python benchmarks/view_study.py [--images 12] [--twins 24] [--steps 96]
 
 The published study showed people an image of two classes, a visualization of one class, dense or
 traced, and asked which of two patches of the image it stands for. Here two photographs are put side
@@ -44,18 +44,19 @@ from PIL import Image
 from torch import Tensor
 
 from plant_trojans import IMAGENET, dense_network
-from sparsight.benchmarks.maps.summary import estimate
+from sparsight.benchmarks.maps.summary import Estimate, estimate
 from sparsight.benchmarks.trojans import Photo, read_photos
 from sparsight.networks import Network, overlay
 from sparsight.storage import library_versions, write_text
 from sparsight.traces import trace
 from sparsight.visualization import logit, visualize
-from tables import stages
+from tables import stages, write_table
 from trojan_views import judge
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "view-study"
 RESULT = ROOT / "benchmarks" / "results" / "view-study.json"
+PAGE = ROOT / "docs" / "explanation" / "visualizations.md"
 SIDE = 224
 SPARSITY = {"layer3.1": 0.95, "layer4": 0.95, "fc": 0.95}
 ONCE = "pruned once, half of the weights"
@@ -260,12 +261,32 @@ def report(cases: list[dict[str, Any]]) -> dict[str, Any]:
     return {"margin": margin, "arms": rows, "trace more than dense, agree": share(gain)}
 
 
+def table(content: dict[str, Any]) -> str:
+    """Render both questions, for the page."""
+
+    def shown(found: dict[str, float]) -> str:
+        return Estimate(**found).percent(0)
+
+    parts = ("agree", "disagree", "undecided", "agree if forced")
+    lines = [
+        f"| visualization of | images | {' | '.join(parts)} |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for arm, row in content["arms"].items():
+        values = " | ".join(shown(row[part]) for part in parts)
+        lines.append(f"| {arm} | {row['images']} | {values} |")
+    same = content["photographs of one class"]
+    lines += ["", f"| visualization of | right of {same['pairs']} pairs |", "|---|---:|"]
+    lines += [f"| {arm} | {shown(found)} |" for arm, found in same["right"].items()]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure what is missing, and write the shares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--twins", type=int, default=16)
+    parser.add_argument("--twins", type=int, default=24)
     parser.add_argument("--steps", type=int, default=96)
     options = parser.parse_args()
     if not IMAGENET.is_dir():
@@ -316,9 +337,8 @@ def main() -> None:
         "versions": library_versions(),
     }
     write_text(RESULT, json.dumps(content, indent=2) + "\n")
-    for name, row in content["arms"].items():
-        print(f"{name:26s}", *(f"{k} {100 * row[k]['value']:.0f} %" for k in row if k != "images"))
-    print(json.dumps(content["photographs of one class"], indent=1))
+    write_table(PAGE, table(content))
+    print(table(content))
 
 
 if __name__ == "__main__":
