@@ -168,7 +168,9 @@ class ViewPair:
             picture = _picture(getattr(self, side), f"the {side} visualization of {self.neuron}")
             object.__setattr__(self, side, picture)
             if not math.isfinite(getattr(self, f"{side}_score")):
-                raise NumericalError(f"the {side} score of {self.neuron} is not finite")
+                raise NumericalError(
+                    f"the {side} score of {self.neuron} is not finite: leave that neuron out"
+                )
 
 
 @dataclass(frozen=True)
