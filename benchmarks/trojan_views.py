@@ -187,7 +187,11 @@ def main() -> None:
                 for trigger, pictures in by_trigger.items():
                     for number, picture in enumerate(pictures):
                         picture.save(options.pictures / f"{name} {arm} {trigger} {number}.png")
-        arms = {arm: identify(found, planted.triggers, features) for arm, found in shown.items()}
+        arms = {
+            arm: identify(found, planted.triggers, features)
+            for arm, found in shown.items()
+            if any(found.values())  # no photograph held out may be of a target class
+        }
         content[name] = {
             "cases": options.cases,
             "steps": options.steps,
