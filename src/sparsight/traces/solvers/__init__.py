@@ -9,11 +9,11 @@ from torch import Tensor
 from sparsight.traces.solvers.factor import LowRank, Moments
 from sparsight.traces.solvers.forward import forward
 from sparsight.traces.solvers.magnitude import magnitude
-from sparsight.traces.solvers.obs import obs, obs_at
+from sparsight.traces.solvers.obs import obs, prepare_obs
 from sparsight.traces.solvers.patterns import Pattern, parse_pattern, select
 from sparsight.traces.solvers.refit import refit
 from sparsight.traces.solvers.solution import Solution
-from sparsight.traces.solvers.sparsegpt import sparsegpt, sparsegpt_at
+from sparsight.traces.solvers.sparsegpt import prepare_sparsegpt, sparsegpt
 from sparsight.traces.solvers.wanda import wanda
 
 __all__ = [
@@ -46,9 +46,9 @@ SOLVERS: dict[str, Solver] = {
     "magnitude": magnitude,
 }
 
-_SHARED: dict[str, Callable[[Tensor, Moments, Sequence[float], int, float], list[Solution]]] = {
-    "sparsegpt": sparsegpt_at,
-    "obs": obs_at,
+_PREPARE: dict[str, Callable[[Tensor, Moments, int, float], Callable[[float], Solution]]] = {
+    "sparsegpt": prepare_sparsegpt,
+    "obs": prepare_obs,
 }
 
 
@@ -90,6 +90,7 @@ def solve_at(
     >>> [int((one.weight == 0).sum()) for one in found]
     [64, 96]
     """
-    if solver in _SHARED:
-        return _SHARED[solver](weight, moment, sparsities, block, damping)
-    return [SOLVERS[solver](weight, moment, s, block, damping) for s in sparsities]
+    if solver not in _PREPARE or not any(sparsities):
+        return [SOLVERS[solver](weight, moment, s, block, damping) for s in sparsities]
+    solve = _PREPARE[solver](weight, moment, block, damping)
+    return [solve(s) if s else Solution(weight.clone(), 0.0, 0.0) for s in sparsities]

@@ -24,7 +24,7 @@ Float64 throughout: the costs of thousands of downdates are compared with one an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -36,7 +36,7 @@ from sparsight.traces.solvers.magnitude import diagonal, largest
 from sparsight.traces.solvers.refit import fit
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["obs", "obs_at"]
+__all__ = ["obs", "prepare_obs"]
 
 _BYTES = 256 * 2**20  # of inverses held at a time
 _COPIES = 3  # of an inverse, while removed entries leave it
@@ -91,53 +91,29 @@ def obs(
     >>> found.weight.round(decimals=3)
     tensor([[[3., 0.]]])
     """
-    return obs_at(weight, moment, [sparsity], block, damping)[0]
+    if sparsity == 0:
+        return Solution(weight.clone(), 0.0, 0.0)
+    return prepare_obs(weight, moment, block, damping)(sparsity)
 
 
-def obs_at(
-    weight: Tensor,
-    moment: Moments,
-    sparsities: Sequence[float],
-    block: int = 1,
-    damping: float = 0.01,
-) -> list[Solution]:
-    """Prune a weight matrix at several sparsities; weights are removed once, all of them.
-
-    Parameters
-    ----------
-    weight, moment, block, damping
-        As for :func:`obs`.
-    sparsities
-        Each as for :func:`obs`.
-
-    Returns
-    -------
-    list of Solution
-        Each what :func:`obs` gives.
-
-    Raises
-    ------
-    NumericalError
-        As :func:`obs`.
-    """
-    if not any(sparsities):
-        return [Solution(weight.clone(), 0.0, 0.0) for _ in sparsities]
+def prepare_obs(
+    weight: Tensor, moment: Moments, block: int, damping: float
+) -> Callable[[float], Solution]:
+    """Remove all weights once; return what solves for a sparsity above 0. See :func:`obs`."""
     dead, ridge = absolute_damping(diagonal(moment), damping)
     order, step, cost = _removal(weight, moment, ridge, dead)
     _, rows, columns = weight.shape
     live = order.shape[1]
-    found = []
-    for sparsity in sparsities:
-        if sparsity == 0:
-            found.append(Solution(weight.clone(), 0.0, 0.0))
-            continue
+
+    def solve(sparsity: float) -> Solution:
         count = ceil(sparsity * rows * columns - _ROUNDING) - rows * (columns - live)
         chosen = ~largest(cost.flatten(1), rows * live - max(0, count))
         steps = chosen.reshape(cost.shape).sum(2, keepdim=True)
         keep = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
         keep.scatter_(2, order[:, None].expand(-1, rows, -1), step >= steps)
-        found.append(fit(weight, moment, keep & ~dead[:, None], ridge, dead))
-    return found
+        return fit(weight, moment, keep & ~dead[:, None], ridge, dead)
+
+    return solve
 
 
 def _removal(

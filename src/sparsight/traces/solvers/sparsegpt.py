@@ -20,7 +20,7 @@ back, the sweep runs in reversed coordinates, from the last column to the first;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from sparsight.traces.solvers.factor import Factor, Moments, factorise, strips
 from sparsight.traces.solvers.solution import Solution
 
-__all__ = ["sparsegpt", "sparsegpt_at"]
+__all__ = ["prepare_sparsegpt", "sparsegpt"]
 
 _LAZY = 128  # columns whose compensation is gathered in one product
 
@@ -72,37 +72,15 @@ def sparsegpt(
     >>> int((found.weight == 0).sum())
     64
     """
-    return sparsegpt_at(weight, moment, [sparsity], block, damping)[0]
+    if sparsity == 0:
+        return Solution(weight.clone(), 0.0, 0.0)
+    return prepare_sparsegpt(weight, moment, block, damping)(sparsity)
 
 
-def sparsegpt_at(
-    weight: Tensor,
-    moment: Moments,
-    sparsities: Sequence[float],
-    block: int = 1,
-    damping: float = 0.01,
-) -> list[Solution]:
-    """Prune a weight matrix at several sparsities, with one factorisation.
-
-    Parameters
-    ----------
-    weight, moment, block, damping
-        As for :func:`sparsegpt`.
-    sparsities
-        Each as for :func:`sparsegpt`.
-
-    Returns
-    -------
-    list of Solution
-        Each what :func:`sparsegpt` gives.
-
-    Raises
-    ------
-    NumericalError
-        As :func:`sparsegpt`.
-    """
-    if not any(sparsities):
-        return [Solution(weight.clone(), 0.0, 0.0) for _ in sparsities]
+def prepare_sparsegpt(
+    weight: Tensor, moment: Moments, block: int, damping: float
+) -> Callable[[float], Solution]:
+    """Factorise once; return what solves for a sparsity above 0. See :func:`sparsegpt`."""
     # Strips are counted from the natural first column, so that blocks start where they should.
     factor = factorise(moment, damping, max(block, _LAZY // block * block))
     dense = weight.to(factor.scale.dtype).transpose(1, 2).flip(1)
@@ -110,22 +88,18 @@ def sparsegpt_at(
     notes = [factor.note] if factor.note else []
     if bool(factor.dead.any()):
         notes.append(f"{int(factor.dead.sum())} inputs are always zero")
-    found = []
-    for sparsity in sparsities:
-        if sparsity == 0:
-            found.append(Solution(weight.clone(), 0.0, 0.0))
-            continue
+
+    def solve(sparsity: float) -> Solution:
         sparse, lost = _sweep(dense, factor, sparsity, block)
         ridge = (factor.damping.double() * (dense - sparse).double().square().sum((1, 2))).sum()
-        found.append(
-            Solution(
-                sparse.flip(1).transpose(1, 2).to(weight.dtype),
-                0.0 if lost < float(ridge) else lost - float(ridge),
-                float(factor.damping.mean()),
-                "; ".join(notes),
-            )
+        return Solution(
+            sparse.flip(1).transpose(1, 2).to(weight.dtype),
+            0.0 if lost < float(ridge) else lost - float(ridge),
+            float(factor.damping.mean()),
+            "; ".join(notes),
         )
-    return found
+
+    return solve
 
 
 def _sweep(dense: Tensor, factor: Factor, sparsity: float, block: int) -> tuple[Tensor, float]:
