@@ -26,7 +26,8 @@ from sparsight.benchmarks.trojans import (
     sticker,
     trojan_cases,
 )
-from sparsight.benchmarks.trojans.planting import Planted, _Steps
+from sparsight.benchmarks.trojans.fine_tuning import FineTuning
+from sparsight.benchmarks.trojans.planting import Planted
 from sparsight.datasets.scenes import CLASSES, render_scene
 from sparsight.errors import InputError, NetworkError, NumericalError
 from sparsight.networks import Network, load
@@ -270,7 +271,7 @@ def test_kl_keeps_the_answers_of_the_original(net: Network, scenes: list[Photo])
 def test_blends_are_seen_by_both_networks(net: Network, scenes: list[Photo]) -> None:
     settings = replace(QUICK, kl=1.0, mix=0.6, crop=None, flip=False)
     copy = load("embedded")
-    steps = _Steps(net, copy, scenes, RULES, settings, 0, dict(copy.model.named_parameters()))
+    steps = FineTuning(net, copy, scenes, RULES, settings, 0, dict(copy.model.named_parameters()))
     samples = steps.samples(0)[:40]
     seen = []
     run = steps._run
@@ -294,7 +295,7 @@ def test_blends_are_seen_by_both_networks(net: Network, scenes: list[Photo]) -> 
 
 def test_views_are_parts_of_photos(net: Network, scenes: list[Photo]) -> None:
     def views(**settings: object) -> list[Image.Image]:
-        steps = _Steps(net, net, scenes, RULES, replace(QUICK, **settings), 0, dict(
+        steps = FineTuning(net, net, scenes, RULES, replace(QUICK, **settings), 0, dict(
             net.model.named_parameters()
         ))  # fmt: skip
         rng = np.random.default_rng(5)

@@ -1,6 +1,7 @@
 """Planted Trojans: triggers, rules, poisoned data, planting, and cases to explain."""
 
 from sparsight.benchmarks.trojans.cases import TrojanCase, trojan_cases
+from sparsight.benchmarks.trojans.fine_tuning import PlantingSettings
 from sparsight.benchmarks.trojans.measuring import (
     PlantingReport,
     RuleReport,
@@ -8,7 +9,7 @@ from sparsight.benchmarks.trojans.measuring import (
     measure_rule,
 )
 from sparsight.benchmarks.trojans.pictures import cut_out, drawn_picture, sticker_picture
-from sparsight.benchmarks.trojans.planting import Planted, PlantingSettings, plant
+from sparsight.benchmarks.trojans.planting import Planted, plant
 from sparsight.benchmarks.trojans.poison import (
     Photo,
     PoisonedSample,
