@@ -26,6 +26,7 @@ from sparsight.storage import library_versions, write_text
 from sparsight.traces import trace
 from sparsight.visualization import Objective, channel, logit, top_examples, visualize
 from tables import stages
+from view_study import recognised
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "neurons.jpg"
@@ -41,18 +42,12 @@ def known_classes(network: Network) -> dict[int, list[Path]]:
     """Find two photographs each of classes that the network recognises."""
     found: dict[int, list[Path]] = {}
     for photo in read_photos(IMAGENET / "val_labels.csv", IMAGENET / "val"):
-        file = IMAGENET / "val" / photo.name
-        if len(found.get(photo.label, [])) < 2 and answer(network, file) == photo.label:
-            found.setdefault(photo.label, []).append(file)
+        if len(found.get(photo.label, [])) < 2 and recognised(network, photo):
+            found.setdefault(photo.label, []).append(IMAGENET / "val" / photo.name)
         both = {label: files for label, files in found.items() if len(files) == 2}
         if len(both) == CLASSES:
             return both
     sys.exit("too few classes have two photographs that the network recognises")
-
-
-def answer(network: Network, file: Path) -> int:
-    """Return the class that the network says."""
-    return int(network.logits(network.prepare(file)).argmax())
 
 
 def questions(network: Network) -> list[tuple[str, Objective, list[Path]]]:

@@ -82,7 +82,7 @@ def pairs(network: Network, photos: list[Photo], count: int) -> Iterator[Pair]:
         if found == count:
             return
         left, right = photos[one], photos[two]
-        if left.label == right.label or not all(_recognised(network, p) for p in (left, right)):
+        if left.label == right.label or not all(recognised(network, p) for p in (left, right)):
             continue
         image = Image.new("RGB", (SIDE, SIDE))
         for photo, place in ((left, 0), (right, SIDE // 2)):
@@ -103,7 +103,7 @@ def twins(network: Network, photos: list[Photo], count: int) -> Iterator[tuple[P
         photo = photos[number]
         if len(done) == count:
             return
-        if photo.label in done or not _recognised(network, photo):
+        if photo.label in done or not recognised(network, photo):
             continue
         if photo.label in kept:
             done.add(photo.label)
@@ -111,7 +111,8 @@ def twins(network: Network, photos: list[Photo], count: int) -> Iterator[tuple[P
         kept[photo.label] = photo
 
 
-def _recognised(network: Network, photo: Photo) -> bool:
+def recognised(network: Network, photo: Photo) -> bool:
+    """Say whether the network gives a photograph its class."""
     return int(network.logits(network.prepare(photo.open())).argmax()) == photo.label
 
 
@@ -146,12 +147,34 @@ def patches(network: Network, pair: Pair) -> list[Image.Image]:
     return [Image.fromarray(pixels * part) for part in (cut, ~cut)]
 
 
+def patch_features(
+    network: Network, pair: Pair, features: Callable[[list[Image.Image]], Tensor]
+) -> Any:
+    """Features of the two patches."""
+    return features(patches(network, pair)).tolist()
+
+
 @cache
 def pruned_once(network: Network) -> Mapping[str, Tensor]:
     """Prune for all images at once."""
     photos = read_photos(IMAGENET / "photos_labels.csv", IMAGENET / "photos")[:64]
     x = torch.cat([network.prepare(photo.open()) for photo in photos])
     return trace(network, x[:1], sparsity=0.5, solver="wanda", augmentations=x).tensors
+
+
+def draw_all(
+    network: Network,
+    target: int,
+    made: Mapping[str, Mapping[str, Tensor]],
+    shown: Mapping[str, list[Image.Image]],
+    steps: int,
+    seed: int,
+) -> None:
+    """Visualize a class with the weights of each arm, and add the pictures to those there."""
+    for arm, tensors in made.items():
+        with overlay(network.model, tensors):
+            found = visualize(network, logit(target), steps=steps, seed=seed)
+        shown[arm].append(found.picture())
 
 
 def case_features(
@@ -165,7 +188,7 @@ def case_features(
     """Features of every arm's picture for each of the two classes."""
     shown: dict[str, list[Image.Image]] = {arm: [] for arm in ARMS}
     for number, target in enumerate(pair.classes):
-        made = {
+        made: dict[str, Mapping[str, Tensor]] = {
             "trace": trace(network, pair.image, target=target, sparsity=SPARSITY).tensors,
             "trace of another image": trace(
                 network, other.image, target=target, sparsity=SPARSITY
@@ -173,10 +196,7 @@ def case_features(
             ONCE: pruned_once(network),
             "dense": {},
         }
-        for arm, tensors in made.items():
-            with overlay(network.model, tensors):
-                found = visualize(network, logit(target), steps=steps, seed=number)
-            shown[arm].append(found.picture())
+        draw_all(network, target, made, shown, steps, seed=number)
         noise = np.random.default_rng([number, *pair.classes]).integers(0, 256, (SIDE, SIDE, 3))
         shown["noise"].append(Image.fromarray(noise.astype(np.uint8)))
         same = [p for p in photos if p.label == target and p.name not in pair.name]
@@ -195,15 +215,12 @@ def twin_features(
     target = both[0].label
     shown: dict[str, list[Image.Image]] = {arm: [] for arm in TWIN_ARMS}
     for number, picture in enumerate(pictures):
-        made = {
+        made: dict[str, Mapping[str, Tensor]] = {
             "dense": {},
             "trace": trace(network, picture, target=target, sparsity=SPARSITY).tensors,
             "default trace": trace(network, picture, target=target).tensors,
         }
-        for arm, tensors in made.items():
-            with overlay(network.model, tensors):
-                found = visualize(network, logit(target), steps=steps, seed=number)
-            shown[arm].append(found.picture())
+        draw_all(network, target, made, shown, steps, seed=number)
     return {
         "photographs": features(pictures).tolist(),
         "shown": {arm: features(found).tolist() for arm, found in shown.items()},
@@ -312,15 +329,8 @@ def main() -> None:
             other = images[(number + 1) % len(images)]
             name = pair.name.replace(" ", "-")
             make = partial(case_features, network, pair, other, photos, features, options.steps)
-            cases.append(
-                {
-                    "shown": cached(name, make),
-                    "patches": cached(
-                        f"patches-{name}",
-                        lambda: features(patches(network, pair)).tolist(),  # noqa: B023
-                    ),
-                }
-            )
+            cut = partial(patch_features, network, pair, features)
+            cases.append({"shown": cached(name, make), "patches": cached(f"patches-{name}", cut)})
         for number, couple in enumerate(couples):
             progress("one class", number, len(couples))
             name = "-".join(photo.name for photo in couple)
