@@ -26,8 +26,8 @@ from plant_trojans import (
     planting_rules,
     weights_file,
 )
+from sparsight.attribution import choose_methods
 from sparsight.benchmarks.maps import LOCALISATION, judge_maps, parse_arm, planted_cases
-from sparsight.casefile import choose_methods
 from tables import keep_report, stages
 
 ROOT = Path(__file__).resolve().parent.parent

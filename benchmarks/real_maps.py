@@ -23,6 +23,7 @@ from PIL import Image
 
 from photo_trojans import SETTINGS
 from plant_trojans import DATA, IMAGENET, dense_network
+from sparsight.attribution import choose_methods
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps import (
     INSERTION,
@@ -32,7 +33,6 @@ from sparsight.benchmarks.maps import (
     parse_arm,
     photo_cases,
 )
-from sparsight.casefile import choose_methods
 from sparsight.networks import Network, load
 from tables import keep_report, stages
 

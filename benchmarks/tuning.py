@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sparsight.attribution import choose_methods
 from sparsight.benchmarks.maps import Solutions, scene_cases, tune_and_compare
-from sparsight.casefile import choose_methods
 from sparsight.cli.cases import SCENE_SETTINGS
 from sparsight.datasets.scenes import TUNING_TROJANS
 from sparsight.networks import load

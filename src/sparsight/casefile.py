@@ -6,7 +6,6 @@ the plain data that ``reports`` shows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sparsight.attribution import METHODS, Attribution, attribute
+from sparsight.attribution import METHODS, Attribution, attribute, choose_methods
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
@@ -32,9 +31,8 @@ from sparsight.traces import (
 )
 from sparsight.visualization import (
     Objective,
-    list_layers,
     logit,
-    parse_objective,
+    parse_objectives,
     visualize,
 )
 
@@ -43,7 +41,6 @@ __all__ = [
     "STEPS",
     "TARGET",
     "Progress",
-    "choose_methods",
     "choose_neurons",
     "enough_memory",
     "explain",
@@ -64,52 +61,6 @@ _LARGE_GAP = 0.05
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done, and steps in all."""
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def choose_methods(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Find attribution methods by names that need not be spelled exactly.
-
-    Parameters
-    ----------
-    names
-        Names, or one text with commas. Case, hyphens, underscores and spaces do not matter;
-        ``all`` is every method.
-
-    Returns
-    -------
-    tuple of str
-        Registry names in the order given, none twice.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown, or none is given.
-
-    Examples
-    --------
-    >>> choose_methods("Grad-CAM, inputXgradient")
-    ('grad_cam', 'input_x_gradient')
-    """
-    given = names.split(",") if isinstance(names, str) else list(names)
-    known = {_bare(alias): name for name in METHODS for alias in (METHODS[name].title, name)}
-    chosen: dict[str, None] = {}
-    for name in given:
-        bare = _bare(name)
-        if bare == "all":
-            chosen.update(dict.fromkeys(METHODS))
-        elif bare in known:
-            chosen[known[bare]] = None
-        elif name.strip():
-            raise InputError(
-                f"unknown method {name.strip()!r}: choose from all, {', '.join(METHODS)}"
-            )
-    if not chosen:
-        raise InputError(f"no method given: choose from all, {', '.join(METHODS)}")
-    return tuple(chosen)
 
 
 def choose_neurons(network: Network, names: str | Iterable[str]) -> dict[str, Objective | None]:
@@ -140,15 +91,10 @@ def choose_neurons(network: Network, names: str | Iterable[str]) -> dict[str, Ob
     >>> [(name, str(objective)) for name, objective in found.items()]
     [('target', 'None'), ('stage3:7', 'stage3:7')]
     """
-    given = list(dict.fromkeys([names] if isinstance(names, str) else names))
-    known = list_layers(network) if any(name != TARGET for name in given) else []
-    found: dict[str, Objective | None] = {}
-    for name in given:
-        objective = None if name == TARGET else parse_objective(network, name)
-        for term in objective.terms if objective else ():
-            term.check(network, known)
-        found[name] = objective
-    return found
+    given = dict.fromkeys([names] if isinstance(names, str) else names)
+    others = [name for name in given if name != TARGET]
+    found = dict(zip(others, parse_objectives(network, others), strict=True))
+    return {name: found.get(name) for name in given}
 
 
 @contextmanager
@@ -357,7 +303,8 @@ def explain(
     target
         Class to explain, by index or name; the dense prediction by default.
     methods
-        See :func:`choose_methods`. Methods that refuse this network are listed with the reason.
+        See :func:`sparsight.attribution.choose_methods`. Methods that refuse this network are
+        listed with the reason.
     sparsity, augmentations, solver, pattern, damping, stem
         Of the trace, see :func:`sparsight.trace`.
     seed

@@ -11,8 +11,8 @@ from PIL import Image
 
 import sparsight.casefile
 from contracts import untouched
-from sparsight.attribution import METHODS, attribute
-from sparsight.casefile import choose_methods, explain
+from sparsight.attribution import METHODS, attribute, choose_methods
+from sparsight.casefile import explain
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import Network, Preprocessing, load
 from sparsight.traces import Trace, trace

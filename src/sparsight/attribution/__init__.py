@@ -6,7 +6,7 @@
 from sparsight.attribution import methods as methods
 from sparsight.attribution.conformity import check_method
 from sparsight.attribution.explain import attribute, attribute_many
-from sparsight.attribution.registry import METHODS, Explained, Method, register
+from sparsight.attribution.registry import METHODS, Explained, Method, choose_methods, register
 from sparsight.attribution.result import Attribution, Reduction, reduce_channels
 from sparsight.attribution.subject import Subject
 
@@ -20,6 +20,7 @@ __all__ = [
     "attribute",
     "attribute_many",
     "check_method",
+    "choose_methods",
     "reduce_channels",
     "register",
 ]

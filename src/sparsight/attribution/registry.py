@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -14,7 +15,7 @@ from sparsight.attribution.result import Reduction
 from sparsight.attribution.subject import Subject
 from sparsight.errors import InputError
 
-__all__ = ["METHODS", "Explained", "Method", "register"]
+__all__ = ["METHODS", "Explained", "Method", "choose_methods", "register"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,3 +127,49 @@ def register(cls: type[M]) -> type[M]:
     """Class decorator that enters a method into :data:`METHODS`."""
     METHODS.add(cls())
     return cls
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def choose_methods(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Find attribution methods by names that need not be spelled exactly.
+
+    Parameters
+    ----------
+    names
+        Names, or one text with commas. Case, hyphens, underscores and spaces do not matter;
+        ``all`` is every method.
+
+    Returns
+    -------
+    tuple of str
+        Registry names in the order given, none twice.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or none is given.
+
+    Examples
+    --------
+    >>> choose_methods("Grad-CAM, inputXgradient")
+    ('grad_cam', 'input_x_gradient')
+    """
+    given = names.split(",") if isinstance(names, str) else list(names)
+    known = {_bare(alias): name for name in METHODS for alias in (METHODS[name].title, name)}
+    chosen: dict[str, None] = {}
+    for name in given:
+        bare = _bare(name)
+        if bare == "all":
+            chosen.update(dict.fromkeys(METHODS))
+        elif bare in known:
+            chosen[known[bare]] = None
+        elif name.strip():
+            raise InputError(
+                f"unknown method {name.strip()!r}: choose from all, {', '.join(METHODS)}"
+            )
+    if not chosen:
+        raise InputError(f"no method given: choose from all, {', '.join(METHODS)}")
+    return tuple(chosen)

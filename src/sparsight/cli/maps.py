@@ -210,9 +210,9 @@ class _Plan:
         settings: dict[str, dict[str, Any]],
         workers: int,
     ) -> None:
+        from sparsight.attribution import choose_methods
         from sparsight.attribution.result import read_reduction
         from sparsight.benchmarks.maps import ARMS, Summary, parse_arm
-        from sparsight.casefile import choose_methods
 
         self.out, self.metrics, self.seed, self.workers = out, metrics, seed, workers
         self.reduction = None if reduction == "own" else read_reduction(reduction)

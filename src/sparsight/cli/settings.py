@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from sparsight import __version__
-from sparsight.casefile import choose_methods, choose_neurons, enough_memory
+from sparsight.attribution import choose_methods
+from sparsight.casefile import choose_neurons, enough_memory
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
 from sparsight.errors import InputError, SparsightError

@@ -80,9 +80,9 @@ def tune(
 
     After Ctrl-C the same command goes on.
     """
+    from sparsight.attribution import choose_methods
     from sparsight.attribution.result import read_reduction
     from sparsight.benchmarks.maps import Solutions, tune_and_compare
-    from sparsight.casefile import choose_methods
     from sparsight.cli.tables import maps_table
     from sparsight.errors import InputError
     from sparsight.networks import load

@@ -102,7 +102,7 @@ def visualize(
     from sparsight.reports.text import clean, percent
     from sparsight.reports.visualization import Shown, VisualizationPage, render_visualizations
     from sparsight.storage import atomic_folder, write_text
-    from sparsight.visualization import Visualization, parse_objective, top_examples
+    from sparsight.visualization import Visualization, parse_objectives, top_examples
     from sparsight.visualization import visualize as compute
 
     if image is None and not neuron:
@@ -131,7 +131,7 @@ def visualize(
             answer = int(logits.argmax())
             neuron = neuron or [f"class:{answer}"]
             caption = f"{image.name}: {network.label(answer)}, {percent(float(logits[answer]))}"
-        wanted = [parse_objective(network, text) for text in neuron or []]
+        wanted = parse_objectives(network, neuron or [])
         if dense:
             networks["Dense"] = network
         if image is not None and traced:

@@ -11,6 +11,7 @@ from sparsight.visualization.objectives import (
     logit,
     neuron,
     parse_objective,
+    parse_objectives,
 )
 from sparsight.visualization.parametrizations import PARAMETRIZATIONS, parametrization
 from sparsight.visualization.result import Visualization
@@ -32,6 +33,7 @@ __all__ = [
     "neuron",
     "parametrization",
     "parse_objective",
+    "parse_objectives",
     "receptive_field",
     "top_examples",
     "visualize",

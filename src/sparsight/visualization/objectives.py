@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsight.errors import InputError
 from sparsight.networks import Network
-from sparsight.visualization.layers import Layer, find_layer
+from sparsight.visualization.layers import Layer, find_layer, list_layers
 
 __all__ = [
     "LOGITS",
@@ -23,6 +23,7 @@ __all__ = [
     "logit",
     "neuron",
     "parse_objective",
+    "parse_objectives",
 ]
 
 LOGITS = ""
@@ -254,3 +255,31 @@ def parse_objective(network: Network, text: str) -> Objective:
     if at:
         return neuron(name, int(number), int(place) if place else None)
     return channel(name, int(number))
+
+
+def parse_objectives(network: Network, texts: Sequence[str]) -> list[Objective]:
+    """Read objectives as typed, and check that the network has what they name.
+
+    Parameters
+    ----------
+    network
+        Whose classes and layers are named.
+    texts
+        Each as for :func:`parse_objective`.
+
+    Raises
+    ------
+    InputError
+        If one makes no sense, or there is no such class, layer, channel or place.
+
+    Examples
+    --------
+    >>> from sparsight.networks import load
+    >>> [str(one) for one in parse_objectives(load("embedded"), ["class:mug", "stage3:7"])]
+    ['class:0', 'stage3:7']
+    """
+    found = [parse_objective(network, text) for text in texts]
+    known = list_layers(network) if found else []
+    for term in (term for objective in found for term in objective.terms):
+        term.check(network, known)
+    return found
