@@ -1,12 +1,14 @@
 """The terminal gets plain facts, and no text of a case can drive it."""
 
 import io
+import re
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from reports.synthetic_case import make_case
-from sparsight.reports import ClassRow, print_summary, progress
+from sparsight.reports import ClassRow, ViewPair, print_summary, progress
 
 
 def shown(case, width=100, **options):
@@ -27,6 +29,14 @@ def test_the_summary_has_the_facts():
         "! The trace moves 2 %",
     ):
         assert words in text, words
+
+
+def test_neurons_are_listed_with_both_scores():
+    grey = np.full((8, 8, 3), 0.5)
+    text = shown(make_case(views=(ViewPair("class:1", "[b]wolf", grey, grey, 9.5, 8.25),)))
+    assert re.search(r"neuron +score, dense +score, traced", text)
+    assert re.search(r"\[b\]wolf +9\.5 +8\.25", text)
+    assert "score, dense" not in shown(make_case(views=()))
 
 
 def test_labels_cannot_style_or_drive_the_terminal():

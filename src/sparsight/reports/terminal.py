@@ -83,8 +83,19 @@ def _methods(case: CaseFile) -> Table:
     return table
 
 
+def _neurons(case: CaseFile) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("neuron", overflow="fold")
+    table.add_column("score, dense", justify="right")
+    table.add_column("score, traced", justify="right")
+    for view in case.views:
+        scores = (plain_number(score) for score in (view.dense_score, view.traced_score))
+        table.add_row(Text(clean(view.title)), *scores)
+    return table
+
+
 def summary(case: CaseFile) -> Group:
-    """Lay the case out for a terminal: verdict, warnings, classes, gaps of every method.
+    """Lay the case out for a terminal: verdict, warnings, classes, gaps of maps, neurons.
 
     Examples
     --------
@@ -112,6 +123,8 @@ def summary(case: CaseFile) -> Group:
     parts += [Text(), _classes(case)]
     if any(not pair.refused for pair in case.maps):
         parts += [Text(), _methods(case)]
+    if case.views:
+        parts += [Text(), _neurons(case)]
     for pair in case.maps:
         if pair.refused:
             parts.append(Text(f"{clean(pair.title)} refused: {clean(pair.refused)}", "yellow"))
