@@ -6,20 +6,30 @@ from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.network import Network, open_image
 from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
-from sparsight.networks.recording import ConvGeometry, LayerCall, LayerInput, Recording
-from sparsight.networks.units import Units
+from sparsight.networks.recording import (
+    ConvGeometry,
+    LayerCall,
+    LayerInput,
+    Recording,
+    images_first,
+)
+from sparsight.networks.units import KINDS, Part, UnitGroup, Units
 from sparsight.networks.view import shared_view
 
 __all__ = [
+    "KINDS",
     "ConvGeometry",
     "LayerCall",
     "LayerInput",
     "Network",
+    "Part",
     "Preprocessing",
     "Recording",
+    "UnitGroup",
     "Units",
     "WeightMatrix",
     "blocks_of",
+    "images_first",
     "load",
     "open_image",
     "overlay",

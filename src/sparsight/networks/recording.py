@@ -8,7 +8,7 @@ projections inside attention are all seen, and no hook is ever put on the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from sparsight.errors import UnsupportedError
 from sparsight.networks.matrices import WeightMatrix
 
-__all__ = ["ConvGeometry", "LayerCall", "LayerInput", "Recording"]
+__all__ = ["ConvGeometry", "LayerCall", "LayerInput", "Recording", "images_first"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,25 @@ class LayerCall(LayerInput):
         return norm.double().square()
 
 
+def images_first(x: Tensor, images: int, single: torch.Size) -> Tensor:
+    """View ``(..., columns)`` as ``(images, positions, columns)``.
+
+    The dimension that holds the images is the one in which the shape differs from that of a
+    call with a single image.
+    """
+    if images > 1:
+        for dim, (now, then) in enumerate(zip(x.shape, single, strict=True)):
+            if now == images * then and now != then:
+                x = x.movedim(dim, 0)
+                break
+        else:
+            raise UnsupportedError(
+                f"an input of shape {tuple(x.shape)} does not tell which part belongs to which "
+                f"of {images} images"
+            )
+    return x.reshape(images, -1, x.shape[-1])
+
+
 def pad_input(x: Tensor, geometry: ConvGeometry) -> Tensor:
     """Pad a convolution's input with zeros as its geometry says."""
     pads = [amount for pair in reversed(geometry.padding) for amount in pair]
@@ -216,6 +235,11 @@ class Recording(TorchFunctionMode):
     on_input
         Called with a :class:`LayerInput` before each use. What it writes into the weight is
         what the operation multiplies with.
+    edit_input
+        Called with a :class:`LayerInput` before all others; what it returns, unless nothing, goes
+        into the operation instead.
+    edit_output
+        Called with a :class:`LayerCall` last; what it returns, unless nothing, goes on.
 
     Examples
     --------
@@ -234,8 +258,12 @@ class Recording(TorchFunctionMode):
         on_call: Callable[[LayerCall], None] | None = None,
         on_gradient: Callable[[LayerInput, Tensor], None] | None = None,
         on_input: Callable[[LayerInput], None] | None = None,
+        edit_input: Callable[[LayerInput], Tensor | None] | None = None,
+        edit_output: Callable[[LayerCall], Tensor | None] | None = None,
     ) -> None:
         super().__init__()
+        self._edit_input = edit_input
+        self._edit_output = edit_output
         self._on_call = on_call
         self._on_gradient = on_gradient
         self._on_input = on_input
@@ -260,17 +288,28 @@ class Recording(TorchFunctionMode):
         x, weight, bias, geometry = reader(*args, **kwargs)
         matrices = self._by_weight.get(id(weight), [])
         uses = [LayerInput(matrix, x, bias, geometry) for matrix in matrices]
-        self._announce(uses)
-        output = func(*args, **kwargs)
-        self._report(uses, output)
-        return output
+        edited = self._edited(uses)
+        if edited is not uses:
+            new = edited[0].input
+            args = tuple(new if value is x else value for value in args)
+            kwargs = {name: new if value is x else value for name, value in kwargs.items()}
+        self._announce(edited)
+        return self._report(edited, func(*args, **kwargs))
+
+    def _edited(self, uses: list[LayerInput]) -> list[LayerInput]:
+        for use in uses if self._edit_input is not None else ():
+            assert self._edit_input is not None, "or there was nothing to go through"
+            new = self._edit_input(use)
+            if new is not None:
+                uses = [replace(other, input=new) for other in uses]
+        return uses
 
     def _announce(self, uses: list[LayerInput]) -> None:
         if self._on_input is not None:
             for use in uses:
                 self._on_input(use)
 
-    def _report(self, uses: list[LayerInput], output: Tensor) -> None:
+    def _report(self, uses: list[LayerInput], output: Tensor) -> Tensor:
         for use in uses:
             call = LayerCall(use.matrix, use.input, use.bias, use.geometry, output=output)
             if self._on_call is not None:
@@ -278,16 +317,18 @@ class Recording(TorchFunctionMode):
             if self._on_gradient is not None and output.requires_grad:
                 # Not the call: a hook that holds its own tensor would never be freed.
                 output.register_hook(partial(self._on_gradient, use))
+            new = None if self._edit_output is None else self._edit_output(call)
+            output = output if new is None else new
+        return output
 
     def _project(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, owner: Tensor, start: int
     ) -> Tensor:
         matrices = self._by_weight.get(id(owner), [])
         uses = [LayerInput(matrix, x, bias) for matrix in matrices if matrix.start == start]
+        uses = self._edited(uses)
         self._announce(uses)
-        output = F.linear(x, weight, bias)
-        self._report(uses, output)
-        return output
+        return self._report(uses, F.linear(uses[0].input if uses else x, weight, bias))
 
     def _attention(
         self,

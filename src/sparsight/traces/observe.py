@@ -27,11 +27,18 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from sparsight.errors import UnsupportedError
-from sparsight.networks import LayerCall, LayerInput, Network, Recording, WeightMatrix
+from sparsight.networks import (
+    LayerCall,
+    LayerInput,
+    Network,
+    Recording,
+    WeightMatrix,
+    images_first,
+)
 from sparsight.networks.matrices import weight_of
 from sparsight.networks.recording import pad_input
 from sparsight.traces.plan import Shapes
-from sparsight.traces.positions import Positions, draw, images_first, inputs_at, outputs_at, wide
+from sparsight.traces.positions import Positions, draw, inputs_at, outputs_at, wide
 from sparsight.traces.precision import in_full
 from sparsight.traces.result import against_rest
 

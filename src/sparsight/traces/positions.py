@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsight.errors import UnsupportedError
-from sparsight.networks import LayerCall, LayerInput
+from sparsight.networks import LayerCall, LayerInput, images_first
 
-__all__ = ["Positions", "draw", "images_first", "inputs_at", "outputs_at", "wide"]
+__all__ = ["Positions", "draw", "inputs_at", "outputs_at", "wide"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,25 +80,6 @@ def draw(
     position = (low + jitter * (high - low)).floor().clamp_max(per_image - 1).long()
     weight = torch.where(image == 0, focus / max(first, 1), (1 - focus) / max(each * others, 1))
     return Positions(image, position, weight / weight.sum())
-
-
-def images_first(x: Tensor, images: int, single: torch.Size) -> Tensor:
-    """View ``(..., columns)`` as ``(images, positions, columns)``.
-
-    The dimension that holds the images is the one in which the shape differs from that of a
-    call with a single image.
-    """
-    if images > 1:
-        for dim, (now, then) in enumerate(zip(x.shape, single, strict=True)):
-            if now == images * then and now != then:
-                x = x.movedim(dim, 0)
-                break
-        else:
-            raise UnsupportedError(
-                f"an input of shape {tuple(x.shape)} does not tell which part belongs to which "
-                f"of {images} images"
-            )
-    return x.reshape(images, -1, x.shape[-1])
 
 
 def wide(x: Tensor) -> Tensor:

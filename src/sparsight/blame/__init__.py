@@ -1,0 +1,50 @@
+"""Which units are to blame for a mistake: parameter-space saliency, and what follows from it."""
+
+from sparsight.blame.engine import Blame, Neighbour, blame, neighbours
+from sparsight.blame.inputmap import OBJECTIVES, InputMap, input_map
+from sparsight.blame.moments import Moments
+from sparsight.blame.saliency import LOSSES, Measured, SaliencyOf
+from sparsight.blame.scores import SCORES, score, tail_probability
+from sparsight.blame.switches import MODES, answers_without, usual_outputs
+from sparsight.blame.usual import Statistics, default_kinds, statistics
+from sparsight.blame.whatif import (
+    COUNTS,
+    ORDERS,
+    Curve,
+    Repair,
+    choices,
+    damage,
+    knock_out,
+    repair,
+)
+
+__all__ = [
+    "COUNTS",
+    "LOSSES",
+    "MODES",
+    "OBJECTIVES",
+    "ORDERS",
+    "SCORES",
+    "Blame",
+    "Curve",
+    "InputMap",
+    "Measured",
+    "Moments",
+    "Neighbour",
+    "Repair",
+    "SaliencyOf",
+    "Statistics",
+    "answers_without",
+    "blame",
+    "choices",
+    "damage",
+    "default_kinds",
+    "input_map",
+    "knock_out",
+    "neighbours",
+    "repair",
+    "score",
+    "statistics",
+    "tail_probability",
+    "usual_outputs",
+]

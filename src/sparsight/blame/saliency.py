@@ -1,0 +1,382 @@
+r"""How strongly each unit pulls on the loss of a sample: mean absolute gradient of its weights.
+
+For sample *b* and a unit with weights :math:`\theta_i, i \in u`, of a labelled loss :math:`L_b`,
+
+.. math::
+
+    \bar s_u(b) = \frac{1}{|u|} \sum_{i \in u} \left| \partial L_b / \partial \theta_i \right|,
+
+Levin et al., "Where do models go wrong? Parameter-space saliency maps for explainability"
+(NeurIPS 2022). Many samples go through together: in evaluation mode they do not touch one another,
+so the gradient at a layer's output is each sample's own, and its weight gradient is an outer
+product of what went in with what came back. Nothing is kept but the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
+from sparsight.errors import InputError, NumericalError, UnsupportedError
+from sparsight.networks import (
+    LayerInput,
+    Network,
+    Recording,
+    Units,
+    images_first,
+)
+from sparsight.networks.recording import pad_input
+
+__all__ = ["LOSSES", "Measured", "SaliencyOf", "loss_of"]
+
+_CACHE = 2**18  # weight gradients at a time on a CPU: they stay in its cache
+_DEVICE = 2**27
+_Axis = tuple[str, str]  # a matrix's name, and rows or columns
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _of_prediction(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, logits.argmax(1), reduction="none")
+
+
+def _logit(logits: Tensor, labels: Tensor) -> Tensor:
+    return -logits.gather(1, labels[:, None])[:, 0]
+
+
+def _difference(logits: Tensor, labels: Tensor) -> Tensor:
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], float("-inf"))
+    return others.amax(1) - own
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "label": _cross_entropy,
+    "prediction": _of_prediction,
+    "logit": _logit,
+    "difference": _difference,
+}
+"""What gradients are taken of: cross-entropy of the label, or of the prediction; minus the label's
+logit; the largest other logit minus the label's. Each maps logits and labels to ``(N,)``."""
+
+
+def loss_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Find a loss by name.
+
+    Raises
+    ------
+    InputError
+        If there is no such loss.
+    """
+    if name not in LOSSES:
+        raise InputError(f"no loss is called {name!r}: choose from {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Saliency of units for some samples.
+
+    Attributes
+    ----------
+    saliency
+        ``(N, units)``, float32 or float64: mean absolute gradient over a unit's weights.
+    loss
+        ``(N,)``.
+    logits
+        ``(N, classes)``.
+    """
+
+    saliency: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+class SaliencyOf:
+    """Measures the saliency of a network's units, batch by batch.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; not changed.
+    units
+        Which units, ``Units.of(network.model)``.
+    loss
+        One of :data:`LOSSES`.
+
+    Attributes
+    ----------
+    untouched
+        Titles of groups that no gradient has reached so far: their saliency is zero.
+
+    Raises
+    ------
+    InputError
+        No such loss, or no units at all.
+    NetworkError
+        A network in training mode.
+
+    Examples
+    --------
+    >>> import torch, sparsight
+    >>> from sparsight.networks import Units
+    >>> network = sparsight.load("embedded")
+    >>> measure = SaliencyOf(network, Units.of(network.model, ["filter"]))
+    >>> found = measure(torch.rand(2, 3, 64, 64), torch.tensor([0, 1]))
+    >>> found.saliency.shape == (2, len(measure.units)), bool((found.saliency >= 0).all())
+    (True, True)
+    """
+
+    def __init__(self, network: Network, units: Units, loss: str = "label") -> None:
+        network.require_eval()
+        if not len(units):
+            raise InputError(f"network {network.spec!r} has no such units: name other kinds")
+        self.network, self.units = network, units
+        self._loss = loss_of(loss)
+        self._axes = {(p.matrix.name, p.axis) for group in units.groups for p in group.parts}
+        self._plan: Plan | None = None
+        self._reached: set[str] = set()
+
+    @property
+    def untouched(self) -> list[str]:
+        """Titles of groups that no gradient has reached."""
+        return [
+            group.title
+            for group in self.units.groups
+            if group.name not in self._reached
+            and not any(part.matrix.name in self._reached for part in group.parts)
+        ]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Measured:
+        """Measure a batch.
+
+        Parameters
+        ----------
+        images
+            Normalised, ``(N, C, H, W)``.
+        labels
+            ``(N,)``, int64.
+
+        Raises
+        ------
+        NumericalError
+            If a loss is NaN or infinite.
+        UnsupportedError
+            If no gradient reaches any unit, or a layer hides which part of its input belongs to
+            which image.
+        """
+        if self._plan is None:
+            self._plan = Plan(self.network, self.units, images[:1])
+        plan, model = self._plan, self.network.model
+        sums = _Sums(plan, len(images), self._axes)
+        images = images.detach().requires_grad_()
+        with (
+            torch.enable_grad(),
+            Recording(model, plan.matrices, on_gradient=sums.pull, on_input=sums.see),
+            Normalisations(model, plan.norms, sums.see_norm),
+        ):
+            logits = self.network(images)
+            loss = self._loss(logits.float() if logits.dtype.itemsize < 4 else logits, labels)
+        if not torch.isfinite(loss).all():
+            raise NumericalError(
+                f"network {self.network.spec!r} has a loss of NaN or infinity: its weights or "
+                "these images are corrupt"
+            )
+        if loss.requires_grad:
+            torch.autograd.grad(loss.sum(), images, allow_unused=True)
+        sums.finish()
+        self._reached |= sums.reached
+        if not self._reached:
+            raise UnsupportedError(
+                "no gradient of the loss reaches any unit: let the network run with gradients"
+            )
+        return Measured(self._assemble(sums, len(images)), loss.detach(), logits.detach())
+
+    def _assemble(self, sums: _Sums, images: int) -> Tensor:
+        home = next(iter([*sums.absolute.values(), *sums.norms.values()]))
+        found = home.new_zeros(images, len(self.units))
+        for group, piece in zip(
+            self.units.groups, found.split([g.count for g in self.units.groups], 1), strict=True
+        ):
+            if group.name in sums.norms:
+                piece.copy_(sums.norms[group.name])
+            for part in group.parts:
+                values = sums.absolute.get((part.matrix.name, part.axis))
+                if values is not None:
+                    used = values[:, part.start : part.start + group.count * part.size]
+                    piece += used.reshape(images, group.count, part.size).sum(2)
+            if group.parts:
+                piece /= sum(part.weights for part in group.parts)
+        return found
+
+
+class _Sums:
+    """Sums of absolute weight gradients of one batch."""
+
+    def __init__(self, plan: Plan, images: int, axes: set[_Axis]) -> None:
+        self.plan, self.images, self.axes = plan, images, axes
+        self.absolute: dict[_Axis, Tensor] = {}
+        self.norms: dict[str, Tensor] = {}
+        self.reached: set[str] = set()
+        self._scale: dict[str, Tensor] = {}
+        self._shift: dict[str, Tensor] = {}
+        self._versions: dict[int, int] = {}
+        self._waiting: dict[str, list[tuple[LayerInput, Tensor]]] = {}
+
+    def see(self, use: LayerInput) -> None:
+        """Note the state of a layer's input, which is read again in the backward pass."""
+        self._versions[id(use)] = use.input._version
+
+    def pull(self, use: LayerInput, gradient: Tensor) -> None:
+        """Take the gradient of a layer's output, once those of all its uses are there."""
+        name = use.matrix.name
+        if use.input._version != self._versions[id(use)]:
+            raise UnsupportedError(
+                f"what layer {name!r} gets is overwritten in place after its use, and the gradient "
+                "of its weights needs it: make the operation that does so not in place"
+            )
+        uses = self._waiting.setdefault(name, [])
+        uses.append((use, gradient))
+        if len(uses) == self.plan.uses[name]:
+            self._take(self._waiting.pop(name))
+
+    def see_norm(self, call: NormCall) -> None:
+        """Wait for the gradient of a normalisation's output."""
+        name = call.name
+        if name is None or not call.output.requires_grad:
+            return
+        single, plain = self.plan.inputs[name], wide(call.normalise())
+
+        def pull(gradient: Tensor) -> None:
+            with torch.no_grad():
+                both = (self._scale, wide(gradient) * plain), (self._shift, wide(gradient))
+                for table, found in both:
+                    sums = images_first(call.by_entry(found), self.images, single).sum(1)
+                    table[name] = sums if name not in table else table[name] + sums
+
+        call.output.register_hook(pull)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Take what a layer that did not pass on all its uses' gradients left."""
+        for uses in self._waiting.values():
+            self._take(uses)
+        self._waiting.clear()
+        for name, scale in self._scale.items():
+            self.norms[name] = (scale.abs() + self._shift[name].abs()) / 2
+            self.reached.add(name)
+
+    @torch.no_grad()
+    def _take(self, uses: list[tuple[LayerInput, Tensor]]) -> None:
+        matrix = uses[0][0].matrix
+        self.reached.add(matrix.name)
+        wanted = [axis for axis in ("rows", "columns") if (matrix.name, axis) in self.axes]
+        if uses[0][0].geometry is None:
+            single = self.plan.inputs[matrix.name], self.plan.outputs[matrix.name]
+            x = self._together(
+                [images_first(wide(u.input), self.images, single[0]) for u, _ in uses]
+            )
+            g = self._together([images_first(wide(g), self.images, single[1]) for _, g in uses])
+            found = _absolute_sums(g.mT[:, None], x[:, None], wanted)
+        elif len(uses) > 1:
+            pairs = [_unfolded(use, wide(gradient), self.images) for use, gradient in uses]
+            g, x = (torch.cat(parts, 3) for parts in zip(*pairs, strict=True))
+            found = _absolute_sums(g, x.mT, wanted)
+        else:
+            found = {"rows": _convolved(uses[0][0], wide(uses[0][1]), self.images)}
+        for axis, sums in found.items():
+            self.absolute[matrix.name, axis] = sums.flatten(1)
+
+    @staticmethod
+    def _together(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _absolute_sums(g: Tensor, x: Tensor, axes: list[str]) -> dict[str, Tensor]:
+    """Sum ``|g @ x|`` over columns and over rows, without holding much of it at a time.
+
+    ``g`` is ``(images, groups, rows, positions)``, ``x`` is ``(images, groups, positions,
+    columns)``; the results are ``(images, groups, rows)`` and ``(images, groups, columns)``.
+    """
+    if g.shape[3] == 1:  # an outer product: the sum of absolute values splits
+        left, right = g[..., 0].abs(), x[:, :, 0].abs()
+        both = {"rows": left * right.sum(2, True), "columns": right * left.sum(2, True)}
+        return {axis: both[axis] for axis in axes}
+    images, groups, rows, _ = g.shape
+    columns = x.shape[3]
+    limit = _CACHE if g.device.type == "cpu" else _DEVICE
+    few = max(1, limit // (groups * rows * columns))
+    block = rows if few > 1 else max(1, limit // (groups * columns))
+    found = {
+        axis: g.new_zeros(images, groups, {"rows": rows, "columns": columns}[axis]) for axis in axes
+    }
+    for start in range(0, images, few):
+        some = slice(start, start + few)
+        for first in range(0, rows, block):
+            part = slice(first, first + block)
+            gradient = (g[some, :, part] @ x[some]).abs_()
+            if "rows" in found:
+                found["rows"][some, :, part] = gradient.sum(3)
+            if "columns" in found:
+                found["columns"][some] += gradient.sum(2)
+    return found
+
+
+def _convolved(use: LayerInput, gradient: Tensor, images: int) -> Tensor:
+    """Sum absolute gradients over each filter of a convolution: ``(images, groups, rows)``.
+
+    The sum over a kernel splits into its taps: each tap is a matrix product of the gradient with
+    the input moved by that tap, and nothing is unfolded.
+    """
+    matrix = use.matrix
+    x, geometry = use.planar()
+    x = pad_input(wide(x), geometry)
+    g = _by_image(_planar(gradient, use), images, matrix.groups)
+    height, width = geometry.output_size(tuple(use.planar()[0].shape[2:]))
+    total = g.new_zeros(images, matrix.groups, matrix.rows)
+    for vertical in range(geometry.kernel[0]):
+        for horizontal in range(geometry.kernel[1]):
+            top, left = vertical * geometry.dilation[0], horizontal * geometry.dilation[1]
+            moved = x[
+                :, :,
+                top : top + (height - 1) * geometry.stride[0] + 1 : geometry.stride[0],
+                left : left + (width - 1) * geometry.stride[1] + 1 : geometry.stride[1],
+            ]  # fmt: skip
+            tap = _by_image(moved, images, matrix.groups)
+            total += _absolute_sums(g, tap.mT, ["rows"])["rows"]
+    return total
+
+
+def _unfolded(use: LayerInput, gradient: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Gradient and unfolded input, ``(images, groups, rows or columns, positions)``."""
+    matrix = use.matrix
+    x, geometry = use.planar()
+    columns = F.unfold(
+        pad_input(wide(x), geometry), geometry.kernel, geometry.dilation, 0, geometry.stride
+    )
+    g = _planar(gradient, use)
+    return _by_image(g, images, matrix.groups), _by_image(
+        columns[:, :, None], images, matrix.groups
+    )
+
+
+def _planar(gradient: Tensor, use: LayerInput) -> Tensor:
+    """Bring the gradient of a convolution to ``(pictures, channels, height, width)``."""
+    batched = gradient if gradient.ndim == use.batched.ndim else gradient[None]
+    return batched if batched.ndim == 4 else batched[:, :, None]
+
+
+def _by_image(x: Tensor, images: int, groups: int) -> Tensor:
+    """Bring pictures ``(N, C, H, W)`` to ``(images, groups, channels, positions)``."""
+    pictures, channels = len(x) // images, x.shape[1]
+    if pictures == 1:
+        return x.reshape(images, groups, channels // groups, -1)
+    split = x.reshape(images, pictures, groups, channels // groups, -1)
+    return split.permute(0, 2, 3, 1, 4).flatten(3)

@@ -1,0 +1,431 @@
+"""What is usual for each unit: saliency over a whole data set, streamed, saved, merged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparsight.blame.moments import Moments
+from sparsight.blame.saliency import SaliencyOf
+from sparsight.errors import InputError, SparsightError
+from sparsight.networks import Network, Units, weight_matrices
+from sparsight.storage import library_versions
+
+__all__ = ["Sample", "Statistics", "default_kinds", "fingerprint", "statistics"]
+
+Progress = Callable[[str, int, int], None]
+Sample = tuple[Image.Image | str | Path | Tensor, int | str]
+"""An image and its label, a class by number or name."""
+
+_KIND, _SCHEMA = "saliency statistics", 1
+_BATCH = 16
+_SAVE_EVERY = 30.0  # seconds between states that an interrupted pass goes on from
+_SPLITS = ("correct", "class")
+
+
+def default_kinds(model: nn.Module) -> tuple[str, ...]:
+    """Choose which units to blame: filters, or heads and neurons where convolutions are few.
+
+    Examples
+    --------
+    >>> from torchvision.models import resnet18
+    >>> default_kinds(resnet18())
+    ('filter',)
+    """
+    matrices = weight_matrices(model)
+    convolved = sum(m.numel for m in matrices if m.kind == "conv")
+    if 2 * convolved >= sum(m.numel for m in matrices):
+        return ("filter",)
+    found = {group.kind for group in Units.of(model, ["head", "neuron"]).groups}
+    return ("head", "neuron") if found == {"head", "neuron"} else ("row",)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Digest of all parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Saliency of the units of a network over a data set.
+
+    Attributes
+    ----------
+    network, fingerprint
+        Which network: its name, and a digest of its weights.
+    kinds, loss
+        Which units, and what gradients are of.
+    names, labels, predictions, losses
+        Of each sample, in order.
+    raw
+        Moments of the saliency.
+    normalised
+        Moments of the saliency divided by its mean over all units of the same image: a unit's
+        share, whatever the loss.
+    splits
+        Moments of the raw saliency of ``correct`` and ``wrong`` images, and of each ``class N``,
+        where asked for.
+    largest
+        The largest saliencies of each unit in decreasing order, ``(kept, units)``, float32.
+    profiles
+        All of them, ``(samples, units)``, float32, where kept.
+    untouched
+        Titles of groups that no gradient reached.
+
+    Examples
+    --------
+    >>> import torch, sparsight
+    >>> network = sparsight.load("embedded")
+    >>> images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> found = statistics(network, [(image, 1) for image in images])
+    >>> found.samples, found.raw.mean.shape == (len(found.units(network)),)
+    (6, True)
+    """
+
+    network: str
+    fingerprint: str
+    kinds: tuple[str, ...]
+    loss: str
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    predictions: tuple[int, ...]
+    losses: tuple[float, ...]
+    raw: Moments
+    normalised: Moments
+    splits: dict[str, Moments] = field(default_factory=dict)
+    largest: Tensor | None = None
+    profiles: Tensor | None = None
+    untouched: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=library_versions)
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    @property
+    def correct(self) -> int:
+        """How many are answered as labelled."""
+        return sum(a == b for a, b in zip(self.labels, self.predictions, strict=True))
+
+    def units(self, network: Network) -> Units:
+        """Return the units that the numbers are of, once it is sure that the network is the same.
+
+        Raises
+        ------
+        InputError
+            If the network is another one.
+        """
+        if fingerprint(network.model) != self.fingerprint:
+            raise InputError(
+                f"these statistics are of {self.network!r} with other weights than "
+                f"{network.spec!r}: make them anew (sparsight blame-stats)"
+            )
+        return Units.of(network.model, self.kinds)
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Put together what two workers measured on parts of a data set.
+
+        Raises
+        ------
+        InputError
+            If they are of different networks, units or losses, or keep different things.
+        """
+        mine, theirs = self._identity(), other._identity()
+        if mine != theirs:
+            what = next(key for key in mine if mine[key] != theirs[key])
+            raise InputError(
+                f"these statistics differ in {what} ({mine[what]} and {theirs[what]}): merge "
+                "parts that were made with the same settings"
+            )
+        splits = dict(self.splits)
+        for name, moments in other.splits.items():
+            splits[name] = splits[name].merge(moments) if name in splits else moments
+        return replace(
+            self,
+            names=self.names + other.names,
+            labels=self.labels + other.labels,
+            predictions=self.predictions + other.predictions,
+            losses=self.losses + other.losses,
+            raw=self.raw.merge(other.raw),
+            normalised=self.normalised.merge(other.normalised),
+            splits=splits,
+            largest=_keep_largest(self.largest, other.largest),
+            profiles=_below(self.profiles, other.profiles),
+            untouched=tuple(name for name in self.untouched if name in other.untouched),
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "network": self.fingerprint,
+            "kinds": self.kinds,
+            "loss": self.loss,
+            "tail": None if self.largest is None else True,
+            "profiles": self.profiles is not None,
+        }
+
+    def save(self, file: str | Path, *, overwrite: bool = False) -> Path:
+        """Write one safetensors file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            If the file is there already, or cannot be written.
+        """
+        file = Path(file)
+        if file.exists() and not overwrite:
+            raise InputError(
+                f"{file} is there already: choose another file, or replace it with overwrite=True "
+                "(--overwrite)"
+            )
+        _write(file, self, {})
+        return file
+
+    @classmethod
+    def load(cls, file: str | Path) -> Statistics:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, or it holds something else.
+        """
+        return _read(Path(file))[0]
+
+
+def statistics(
+    network: Network,
+    samples: Iterable[Sample],
+    *,
+    kinds: Sequence[str] | None = None,
+    loss: str = "label",
+    split: Sequence[str] = (),
+    tail: int = 0,
+    profiles: bool = False,
+    batch: int = _BATCH,
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Measure the saliency of every unit over a data set, in batches.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; not changed.
+    samples
+        Images with their labels. Sums do not depend on the batch size, but for rounding.
+    kinds
+        Which units, see :data:`sparsight.networks.KINDS`; :func:`default_kinds` by default.
+    loss
+        One of :data:`sparsight.blame.LOSSES`.
+    split
+        ``correct``, ``class``, or both: moments of parts of the data set too.
+    tail
+        Keep so many of the largest values of each unit, for tail probabilities.
+    profiles
+        Keep every value, for percentiles and for images that fail for the same reason: 4 bytes for
+        each image and unit.
+    batch
+        Images per pass.
+    state
+        A file to keep what has been measured in, every 30 seconds; the same call goes on from it,
+        with the result that it would have had uninterrupted. It is deleted at the end.
+    progress
+        Called as ``progress("statistics", done, total)``.
+
+    Raises
+    ------
+    InputError
+        No samples, an unusable image or label (named), or a state of something else.
+    NetworkError
+        A network in training mode.
+    NumericalError
+        A loss of NaN or infinity.
+
+    References
+    ----------
+    Levin et al., "Where do models go wrong? Parameter-space saliency maps for explainability",
+    NeurIPS 2022.
+    """
+    chosen = list(samples)
+    if not chosen:
+        raise InputError("no samples: give images with their labels")
+    if batch < 1:
+        raise InputError(f"batches of {batch} images: give 1 or more")
+    for name in split:
+        if name not in _SPLITS:
+            raise InputError(f"no split is called {name!r}: choose from {', '.join(_SPLITS)}")
+    wanted = default_kinds(network.model) if kinds is None else tuple(kinds)
+    measure = SaliencyOf(network, Units.of(network.model, wanted), loss)
+    width, file = len(measure.units), None if state is None else Path(state)
+    names = tuple(_name(image, number) for number, (image, _) in enumerate(chosen))
+    labels = [network.class_index(label) for _, label in chosen]
+    found = Statistics(
+        network.spec, fingerprint(network.model), wanted, loss, (), (), (), (),
+        Moments.none(width), Moments.none(width),
+        largest=torch.zeros(0, width) if tail else None,
+        profiles=torch.zeros(0, width) if profiles else None,
+        untouched=tuple(group.title for group in measure.units.groups),
+    )  # fmt: skip
+    identity = {
+        "data": hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest(),
+        "settings": json.dumps([tail, batch, sorted(split)]),
+    }
+    if file is not None and file.exists():
+        found = _resume(file, found, identity)
+    kept: list[Tensor] = [] if found.profiles is None else [found.profiles]
+    saved = time.monotonic()
+    for start in range(found.samples, len(chosen), batch):
+        if progress is not None:
+            progress("statistics", start, len(chosen))
+        some = slice(start, start + batch)
+        images = torch.cat(
+            [
+                _prepare(network, *pair)
+                for pair in zip((image for image, _ in chosen[some]), names[some], strict=True)
+            ]
+        )
+        own = torch.tensor(labels[some], device=images.device)
+        measured = measure(images, own)
+        piece = replace(
+            found,
+            names=names[some],
+            labels=tuple(labels[some]),
+            predictions=tuple(measured.logits.argmax(1).tolist()),
+            losses=tuple(measured.loss.tolist()),
+            raw=Moments.of(measured.saliency),
+            normalised=Moments.of(_shares(measured.saliency)),
+            splits=_split(measured.saliency, measured.logits, own, split),
+            largest=measured.saliency.float().cpu() if tail else None,
+            profiles=None,
+            untouched=tuple(measure.untouched),
+        )
+        if profiles:
+            kept.append(measured.saliency.float().cpu())
+        found = replace(found, profiles=None).merge(piece)
+        if tail and found.largest is not None:
+            found = replace(found, largest=found.largest[:tail])
+        if file is not None and time.monotonic() - saved > _SAVE_EVERY:
+            saved = time.monotonic()
+            _write(file, replace(found, profiles=torch.cat(kept) if profiles else None), identity)
+    if file is not None:
+        file.unlink(missing_ok=True)
+    return replace(found, profiles=torch.cat(kept) if profiles else None)
+
+
+def _prepare(network: Network, image: Any, name: str) -> Tensor:
+    try:
+        return network.prepare(image)
+    except SparsightError as error:
+        raise InputError(f"sample {name}: {error}") from error
+
+
+def _name(image: Any, number: int) -> str:
+    return str(image) if isinstance(image, str | Path) else f"sample {number}"
+
+
+def _shares(saliency: Tensor) -> Tensor:
+    """Divide by the mean over all units, image by image; nothing stays nothing."""
+    mean = saliency.mean(1, keepdim=True)
+    return torch.where(mean > 0, saliency / mean, 0.0)
+
+
+def _split(
+    saliency: Tensor, logits: Tensor, labels: Tensor, split: Sequence[str]
+) -> dict[str, Moments]:
+    parts: dict[str, Tensor] = {}
+    if "correct" in split:
+        right = logits.argmax(1) == labels
+        parts |= {"correct": right, "wrong": ~right}
+    if "class" in split:
+        parts |= {f"class {label}": labels == label for label in labels.unique().tolist()}
+    return {name: Moments.of(saliency[part]) for name, part in parts.items() if part.any()}
+
+
+def _keep_largest(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return None
+    return torch.cat([a, b]).sort(0, descending=True).values
+
+
+def _below(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
+
+
+def _resume(file: Path, fresh: Statistics, identity: dict[str, str]) -> Statistics:
+    found, other = _read(file)
+    if other != identity or found._identity() != fresh._identity():
+        raise InputError(
+            f"{file} is the state of another pass (other network, samples or settings): delete it, "
+            "or name another file"
+        )
+    return found
+
+
+def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
+    tensors = found.raw.tensors("raw") | found.normalised.tensors("normalised")
+    for name, moments in found.splits.items():
+        tensors |= moments.tensors(f"split {name}")
+    for name in ("largest", "profiles"):
+        value = getattr(found, name)
+        if value is not None:
+            tensors[name] = value
+    plain = ("network", "fingerprint", "kinds", "loss", "names", "labels", "predictions",
+             "losses", "untouched", "versions")  # fmt: skip
+    content = {"kind": _KIND, "schema": _SCHEMA, **{name: getattr(found, name) for name in plain}}
+    draft = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, draft, {"statistics": json.dumps(content), **identity})
+        draft.chmod(0o644)
+        os.replace(draft, file)
+    except OSError as error:
+        raise InputError(f"cannot write {file} ({error.strerror or error})") from error
+
+
+def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
+    if not file.is_file():
+        raise InputError(f"no such file of statistics: {file}")
+    try:
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        content = json.loads(metadata.pop("statistics", "null"))
+        if not isinstance(content, dict) or content.pop("kind", None) != _KIND:
+            raise InputError(f"{file} holds no statistics: make them with sparsight blame-stats")
+        schema = content.pop("schema")
+        if schema != _SCHEMA:
+            raise InputError(
+                f"{file} has schema {schema}, this version reads {_SCHEMA}: make it again"
+            )
+        names = {key.rpartition(".")[0] for key in tensors if key.startswith("split ")}
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        found = Statistics(
+            **plain,
+            raw=Moments.read(tensors, "raw"),
+            normalised=Moments.read(tensors, "normalised"),
+            splits={name.removeprefix("split "): Moments.read(tensors, name) for name in names},
+            largest=tensors.get("largest"),
+            profiles=tensors.get("profiles"),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as statistics ({error})") from error
+    return found, metadata

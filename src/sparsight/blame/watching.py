@@ -1,0 +1,140 @@
+"""What runs through a network besides weight matrices: normalisations, and the shapes of it all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sparsight.networks import LayerCall, Network, Recording, Units
+
+__all__ = ["NormCall", "Normalisations", "Plan", "wide"]
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return the values without history, in float32 at least."""
+    x = x.detach()
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True, eq=False)
+class NormCall:
+    """One use of a normalisation layer.
+
+    Attributes
+    ----------
+    name
+        Of the layer, if it is one that is watched.
+    input, output
+        Tensors.
+    trailing
+        Dimensions at the end that have a scale and shift each; 0 if dimension 1 has.
+    normalise
+        Computes the output without scale and shift.
+    """
+
+    name: str | None
+    input: Tensor
+    output: Tensor
+    trailing: int
+    normalise: Callable[[], Tensor]
+
+    def by_entry(self, x: Tensor) -> Tensor:
+        """Bring a tensor of the output's shape to ``(..., entries)``, summed over places."""
+        if self.trailing:
+            return x.flatten(-self.trailing)
+        return x.flatten(2).sum(2) if x.ndim > 2 else x
+
+
+class Normalisations(TorchFunctionMode):
+    """Hands every use of a normalisation to ``on_call``; what that returns goes on instead.
+
+    Parameters
+    ----------
+    model
+        That will run inside the block.
+    names
+        Of the normalisation layers to name.
+    on_call
+        Called with a :class:`NormCall`; returns a new output, or nothing.
+    """
+
+    _FUNCTIONS = (F.batch_norm, F.layer_norm, F.group_norm)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        on_call: Callable[[NormCall], Tensor | None],
+    ) -> None:
+        super().__init__()
+        self._on_call = on_call
+        self._by_weight = {id(model.get_submodule(name).weight): name for name in names}
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func not in self._FUNCTIONS:
+            return output
+        given = signature(func).bind(*args, **(kwargs or {})).arguments
+        plain = {**given, "input": given["input"].detach(), "weight": None, "bias": None}
+        call = NormCall(
+            self._by_weight.get(id(given.get("weight"))),
+            given["input"],
+            output,
+            len(given["normalized_shape"]) if func is F.layer_norm else 0,
+            lambda: func(**plain),
+        )
+        new = self._on_call(call)
+        return output if new is None else new
+
+
+class Plan:
+    """How often the layers of some units are used, and on which shapes, told by one image.
+
+    Attributes
+    ----------
+    matrices, norms
+        Weight matrices, and names of normalisations, that hold the units.
+    uses
+        Of a weight matrix in one pass.
+    inputs, outputs
+        Shapes for one image; of normalisations the input ``(..., entries)``.
+    """
+
+    def __init__(self, network: Network, units: Units, x: Tensor) -> None:
+        parts = [part for group in units.groups for part in group.parts]
+        self.matrices = list({part.matrix.name: part.matrix for part in parts}.values())
+        self.norms = [group.name for group in units.groups if group.kind == "norm"]
+        self.uses: Counter[str] = Counter()
+        self.inputs: dict[str, torch.Size] = {}
+        self.outputs: dict[str, torch.Size] = {}
+
+        def see(call: LayerCall) -> None:
+            self.uses[call.matrix.name] += 1
+            self.inputs[call.matrix.name] = call.input.shape
+            self.outputs[call.matrix.name] = call.output.shape
+
+        def see_norm(call: NormCall) -> None:
+            if call.name is not None:
+                self.inputs[call.name] = call.by_entry(call.output).shape
+                self.outputs[call.name] = call.output.shape
+
+        with (
+            torch.no_grad(),
+            Recording(network.model, self.matrices, see),
+            Normalisations(network.model, self.norms, see_norm),
+        ):
+            network(x)
