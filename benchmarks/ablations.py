@@ -131,6 +131,7 @@ def arms(cases: Sequence[Case]) -> dict[str, list[Arm]]:
         views("flips alone", scale=one, ratio=one, brightness=0.0, hue=0.0),
         views("colours alone", scale=one, ratio=one, flip=0.0),
         views("small crops", scale=(0.05, 0.3)),
+        views("patches hidden", hidden=0.75),
     ]
     found["other image"] = [OtherImage(cases)]
     found["batch statistics"] = [BatchStatistics(parse_arm(name)) for name in ("dense", "trace")]

@@ -13,6 +13,7 @@ import argparse
 from typing import Any
 
 from curves import ROOT, cell, collect, dense_rows, measure, questions, summarise
+from sparsight.traces import Augmentation
 from tables import Rows, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "effects.json"
@@ -34,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "augmentations 16": {"augmentations": 16},
     "augmentations 32": {"augmentations": 32},
     "augmentations 128": {"augmentations": 128},
+    "hidden 0.4": {"augmentations": Augmentation(count=64, hidden=0.4)},
+    "hidden 0.75": {"augmentations": Augmentation(count=64, hidden=0.75)},
     "focus 0": {"focus": 0.0},
     "focus 0.25": {"focus": 0.25},
     "focus 0.75": {"focus": 0.75},

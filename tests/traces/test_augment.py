@@ -70,7 +70,7 @@ def test_grey_tiny_long_and_large_images(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     "bad",
     [{"count": 0}, {"scale": (0.0, 1.0)}, {"scale": (0.5, 0.2)}, {"hue": 0.6}, {"flip": -1},
-     {"ratio": (0, 1)}, {"strength": 2.0}, {"brightness": float("nan")}],
+     {"ratio": (0, 1)}, {"strength": 2.0}, {"hidden": 1.5}, {"brightness": float("nan")}],
 )  # fmt: skip
 def test_bad_settings(bad: dict[str, object]) -> None:
     with pytest.raises(InputError):
@@ -82,3 +82,26 @@ def test_the_first_views_are_rendered_alone() -> None:
     views = Augmentation(count=9)(picture, (32, 32), seed=5)
     few = Augmentation(count=9)(picture, (32, 32), seed=5, most=4)
     torch.testing.assert_close(few, views[:4])
+
+
+def test_hidden_patches_have_the_fill_and_the_rest_is_the_view() -> None:
+    picture = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(2))
+    fill = (2.0, 3.0, 4.0)  # no value of a view
+    plain = Augmentation(count=200)(picture, (48, 32), seed=5)
+    views = Augmentation(count=200, hidden=0.75)(picture, (48, 32), seed=5, fill=fill)
+    covered = (views == torch.tensor(fill)[:, None, None]).all(1)
+    assert torch.equal(torch.where(covered[:, None], plain, views), plain)
+    shares = covered.double().mean((1, 2))
+    assert float(shares.min()) < 0.05
+    assert 0.3 < float(shares.mean()) < 0.45
+    assert float(shares.max()) > 0.6
+    few = Augmentation(count=200, hidden=0.75)(picture, (48, 32), seed=5, most=4, fill=fill)
+    torch.testing.assert_close(few, views[:4])
+
+
+def test_hidden_patches_are_a_coarse_grid() -> None:
+    shown = Augmentation(count=50, hidden=1.0)._shown(torch.Generator().manual_seed(0), (48, 48))
+    for mask in shown:
+        for line in (mask, mask.T):
+            changes = (line[:, 1:] != line[:, :-1]).any(0).sum()
+            assert int(changes) <= 7

@@ -1,11 +1,13 @@
 """Random views of one image, drawn and rendered in one batch on the network's device.
 
 The published recipe: random resized crop of 20 to 100 % of the area, horizontal flip,
-brightness and hue jitter, then the network's own normalisation.
+brightness and hue jitter, then the network's own normalisation. Beyond it, patches of a view can be
+hidden: methods that cover or leave out parts of an image ask a trace about such images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import log
 from typing import Any
@@ -17,6 +19,8 @@ from torchvision.transforms.v2 import functional
 from sparsight.errors import InputError
 
 __all__ = ["Augmentation", "crop_and_resize", "shift_hue"]
+
+_FEWEST, _MOST = 3, 8  # patches a side
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Augmentation:
         Turn of the hue circle, drawn from ``[-hue, hue]``; at most 0.5. RGB only.
     strength
         Scales all of the above at once: 0 gives copies of the image, 1 the recipe.
+    hidden
+        Largest share of a view that is hidden; each view draws a share between 0 and that, and a
+        grid of 3 to 8 patches a side. The published recipe hides nothing.
     """
 
     count: int = 64
@@ -48,6 +55,7 @@ class Augmentation:
     brightness: float = 0.5
     hue: float = 0.3
     strength: float = 1.0
+    hidden: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -56,7 +64,7 @@ class Augmentation:
             raise InputError(f"crop scale {self.scale} must satisfy 0 < least <= largest <= 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise InputError(f"crop ratio {self.ratio} must satisfy 0 < least <= largest")
-        limits = {"flip": 1.0, "brightness": 1.0, "hue": 0.5, "strength": 1.0}
+        limits = {"flip": 1.0, "brightness": 1.0, "hue": 0.5, "strength": 1.0, "hidden": 1.0}
         for name, limit in limits.items():
             if not 0 <= getattr(self, name) <= limit:
                 raise InputError(f"augmentation {name} must lie in [0, {limit}]")
@@ -66,7 +74,13 @@ class Augmentation:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __call__(
-        self, unit: Tensor, size: tuple[int, int], *, seed: int = 0, most: int | None = None
+        self,
+        unit: Tensor,
+        size: tuple[int, int],
+        *,
+        seed: int = 0,
+        most: int | None = None,
+        fill: Sequence[float] | None = None,
     ) -> Tensor:
         """Draw and render the views.
 
@@ -80,6 +94,8 @@ class Augmentation:
             Everything is drawn on the CPU from this seed, so that all devices agree.
         most
             Render the first so many of them alone.
+        fill
+            Colour of what is hidden, a value for each channel; grey by default.
 
         Returns
         -------
@@ -104,6 +120,10 @@ class Augmentation:
         if unit.shape[0] == 3 and self.hue * self.strength > 0:
             turn = self.strength * self.hue * (2 * draws[6] - 1)
             views = shift_hue(views, turn.to(unit.device))
+        if self.hidden > 0:
+            shown = self._shown(generator, size)[:most, None].to(unit.device)
+            colour = unit.new_tensor([0.5] * len(unit) if fill is None else fill)
+            views = torch.where(shown, views, colour[:, None, None])
         return views
 
     def _shrink(self, unit: Tensor, size: tuple[int, int]) -> Tensor:
@@ -115,6 +135,14 @@ class Augmentation:
         smaller = [max(1, round(length * factor)) for length in unit.shape[1:]]
         resized: Tensor = functional.resize(unit, smaller, antialias=True)
         return resized.clamp(0, 1)
+
+    def _shown(self, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
+        """Mark what is not hidden, ``(count, *size)``."""
+        share = self.hidden * torch.rand(self.count, generator=generator)
+        patches = torch.randint(_FEWEST, _MOST + 1, (self.count,), generator=generator)
+        grid = torch.rand(self.count, _MOST, _MOST, generator=generator) >= share[:, None, None]
+        rows, columns = (torch.arange(n) * patches[:, None] // n for n in size)
+        return grid[torch.arange(self.count)[:, None, None], rows[:, :, None], columns[:, None]]
 
     def _boxes(self, draws: Tensor, height: int, width: int) -> Tensor:
         """Crop boxes ``(count, 4)``: top, left, height, width in pixels."""

@@ -215,6 +215,12 @@ class _Options:
             raise InputError(f"{self.positions} positions: at least one per layer is needed")
 
     @property
+    def recipe(self) -> Augmentation | Tensor:
+        """Views as drawn: a number of them means the published recipe."""
+        given = self.augmentations
+        return Augmentation(count=given) if isinstance(given, int) else given
+
+    @property
     def pull(self) -> float:
         """Damping as used."""
         if self.damping is not None:
@@ -248,7 +254,8 @@ def _traces(
         )
     clock.lap("sample")
     most = most_views(options.positions) if options.solver == COMPENSATED else None
-    views = make_views(network, image, x, options.augmentations, options.seed, most)
+    recipe = options.recipe
+    views = make_views(network, image, x, recipe, options.seed, most)
     clock.lap("augment")
     candidates = plan.order if options.stem else plan.order[1:]
     chunk = options.chunk
@@ -279,7 +286,7 @@ def _traces(
     settings = {
         "network": network.spec,
         "solver": options.solver,
-        "augmentations": describe_views(options.augmentations),
+        "augmentations": describe_views(recipe),
         "target": target,
         "seed": options.seed,
         "damping": options.pull,

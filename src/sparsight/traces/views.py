@@ -21,7 +21,7 @@ def make_views(
     network: Network,
     image: Image.Image | str | Path | Tensor,
     x: Tensor,
-    augmentations: int | Augmentation | Tensor,
+    augmentations: Augmentation | Tensor,
     seed: int,
     most: int | None = None,
 ) -> Tensor:
@@ -43,8 +43,6 @@ def make_views(
         if not len(augmentations) or not torch.isfinite(augmentations).all():
             raise InputError("augmentations are empty or hold NaN or infinite values")
         return augmentations[:most].to(x.device, x.dtype)
-    if isinstance(augmentations, int):
-        augmentations = Augmentation(count=augmentations)
     preprocessing = network.preprocessing
     if isinstance(image, str | Path):
         image = open_image(image)
@@ -52,14 +50,12 @@ def make_views(
         unit = to_unit(image, preprocessing.channels).to(x.device)
     else:
         unit = preprocessing.denormalize(x[0].float())
-    views = augmentations(unit, preprocessing.size, seed=seed, most=most)
+    views = augmentations(unit, preprocessing.size, seed=seed, most=most, fill=preprocessing.mean)
     return preprocessing.normalize(views).to(x.dtype)
 
 
-def describe_views(augmentations: int | Augmentation | Tensor) -> dict[str, Any]:
+def describe_views(augmentations: Augmentation | Tensor) -> dict[str, Any]:
     """Plain values for a manifest."""
     if isinstance(augmentations, Tensor):
         return {"given": len(augmentations)}
-    if isinstance(augmentations, int):
-        augmentations = Augmentation(count=augmentations)
     return augmentations.describe()
