@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from sparsight.attribution import METHODS, Attribution, attribute, choose_methods
+from sparsight.blame import Statistics
 from sparsight.errors import InputError, NumericalError, UnsupportedError
+from sparsight.mistake import BATCH, investigate
 from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 from sparsight.traces import (
@@ -289,6 +291,7 @@ def explain(
     chunk: int | None = None,
     neurons: str | Iterable[str] = (),
     steps: int = STEPS,
+    statistics: Statistics | None = None,
     image_name: str | None = None,
     progress: Progress | None = None,
 ) -> CaseFile:
@@ -315,6 +318,9 @@ def explain(
         To visualize, dense and traced, see :func:`choose_neurons`. None by default.
     steps
         Of each visualization.
+    statistics
+        What is usual for each unit: the case then says too which units are to blame if the answer
+        is not the target, and what it hangs on if it is.
     image_name
         What to call the image; the file's name by default.
     progress
@@ -373,6 +379,12 @@ def explain(
         with found.applied(network):
             traced = _attribute_all(network, x, index, feasible, seed, chunk, step)
         views, how, spent = _views(network, found, index, asked, steps, seed, chunk, progress)
+        blamed = None
+        if statistics is not None:
+            blamed = investigate(
+                network, image, index, statistics=statistics, trace=found, seed=seed,
+                chunk=chunk or BATCH, progress=progress,
+            )  # fmt: skip
     maps = tuple(_pair(name, dense, traced) for name in chosen)
     label = network.label(index)
     return CaseFile(
@@ -388,6 +400,7 @@ def explain(
         maps=maps,
         layers=tuple(_layer(layer) for layer in found.layers),
         views=views,
+        blame=blamed,
         settings={
             "trace": dict(found.settings),
             "maps": {name: dict(result.settings) for name, result in dense.maps.items()},

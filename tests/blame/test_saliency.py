@@ -77,7 +77,6 @@ def test_the_gradient_of_every_parameter_is_the_published_one(golden):
     close(flat, golden["parameter_saliency_0"])
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 def test_maps_are_the_published_ones(golden):
     network = golden_network(golden)
     units = Units.of(network.model, ["filter"])
@@ -212,7 +211,6 @@ def test_every_loss_has_the_gradient_that_it_says(loss):
     assert torch.allclose(units.split(found.saliency[0])["twice"], expected, atol=1e-14)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", ["odd", "columns", "vit", "swin"])
 def test_maps_equal_the_gradient_of_a_gradient(name):
     network = network_of(models()[name])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
+from sparsight.reports.blame import BlamedUnit, BlameReport, Curves, Profile, SimilarImage
 
 METHODS = {
     "saliency": ("Gradient", False),
@@ -166,3 +167,28 @@ def make_case(
         "created": "2026-01-01T00:00:00+00:00",
     }
     return CaseFile(**(values | changes))
+
+
+def make_blame(label: str = "cat", predicted: str = "dog", size: int = 32) -> BlameReport:
+    """Blame for a mistake, of the dense network and of a trace."""
+    rng = np.random.default_rng(0)
+    layers = [(f"layer{i}", rng.normal(size=count)) for i, count in enumerate((4, 16, 64))]
+    depth = [
+        (name, share, len(own) / 84)
+        for (name, own), share in zip(layers, (0.1, 0.2, 0.7), strict=True)
+    ]
+    profiles = [
+        Profile(side, layers, depth, 0.9, rng.random((size, size))) for side in ("Dense", "Traced")
+    ]
+    counts = [0, 1, 5]
+    falling = {order: [0.9, 0.9 - fall, 0.9 - 2 * fall]
+               for order, fall in (("salient", 0.3), ("random", 0.1), ("least", 0.0))}  # fmt: skip
+    curves = Curves(counts, falling, falling, {order: [0.0, 0.1, 0.2] for order in falling})
+    picture = rng.random((8, 8, 3)).astype(np.float32)
+    near = [SimilarImage("a.png", label, predicted, 0.9, picture),
+            SimilarImage("gone.png", label, predicted, 0.5)]  # fmt: skip
+    units = [BlamedUnit("layer2", 7, 9.5, 9.5, 3.25, 0.5), BlamedUnit("layer1", 3, 4.0, 4.0, 1.0)]
+    facts = [("ranked by", "z"), ("seed", "0")]
+    return BlameReport(
+        label, predicted, 2.5, "z", units, profiles, curves, near, facts, (0.5, 0.75)
+    )

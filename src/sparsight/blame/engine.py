@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sparsight.blame.scores import SCORES, score
 from sparsight.blame.usual import Statistics
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units
+from sparsight.traces import Trace
 
 __all__ = ["Blame", "Neighbour", "blame", "neighbours"]
 
@@ -99,6 +101,7 @@ def blame(
     top: int = TOP,
     objective: str | None = "match",
     boost: float = 100.0,
+    trace: Trace | None = None,
 ) -> Blame:
     """Find the units to blame for an answer.
 
@@ -121,6 +124,8 @@ def blame(
         What the map is the gradient of: ``match``, as published, or ``sum``; ``None`` for no map.
     boost
         Of ``match``: factor for the top units.
+    trace
+        Measure this trace of the network instead, against the same statistics.
 
     Raises
     ------
@@ -157,19 +162,20 @@ def blame(
     if not 1 <= top <= len(units):
         raise InputError(f"the top {top} units: give 1 to {len(units)}")
     x = network.prepare(image)
-    predicted = int(network.logits(x)[0].argmax())
-    index = predicted if label is None else network.class_index(label)
-    measured = SaliencyOf(network, units, statistics.loss)(
-        x, torch.tensor([index], device=x.device)
-    )
-    saliency = measured.saliency[0].double().cpu()
-    scores = {name: score(name, saliency, statistics) for name in _possible(statistics, by)}
-    pixels = None
-    if objective is not None:
-        z, std = scores["z"], statistics.raw.std
-        chosen = scores[by].argsort(descending=True, stable=True)[:top]
-        slopes = OBJECTIVES[objective](z, chosen, boost) / torch.where(std > _TINY, std, 1.0)
-        pixels = input_map(network, x, index, units, slopes.to(x.device), statistics.loss)
+    with nullcontext() if trace is None else trace.applied(network):
+        predicted = int(network.logits(x)[0].argmax())
+        index = predicted if label is None else network.class_index(label)
+        measured = SaliencyOf(network, units, statistics.loss)(
+            x, torch.tensor([index], device=x.device)
+        )
+        saliency = measured.saliency[0].double().cpu()
+        scores = {name: score(name, saliency, statistics) for name in _possible(statistics, by)}
+        pixels = None
+        if objective is not None:
+            z, std = scores["z"], statistics.raw.std
+            chosen = scores[by].argsort(descending=True, stable=True)[:top]
+            slopes = OBJECTIVES[objective](z, chosen, boost) / torch.where(std > _TINY, std, 1.0)
+            pixels = input_map(network, x, index, units, slopes.to(x.device), statistics.loss)
     settings = {
         "by": by,
         "top": top,

@@ -16,15 +16,17 @@ Where an operation has no forward-mode rule, the inner product is differentiated
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sparsight.blame.layout import spread_over_weights, weights_of_units
 from sparsight.blame.saliency import loss_of
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units, shared_view
@@ -34,7 +36,6 @@ __all__ = [
     "InputMap",
     "boosted_match",
     "input_map",
-    "spread_over_weights",
     "sum_of_top",
 ]
 
@@ -128,12 +129,7 @@ def input_map(
     network.require_eval()
     view = shared_view(network)
     loss_function, labels = loss_of(loss), torch.tensor([label], device=x.device)
-    sizes = [
-        sum(part.weights for part in group.parts) or _entries(view, group.name)
-        for group in units.groups
-    ]
-    counts = torch.tensor([group.count for group in units.groups])
-    per_weight = slopes / torch.tensor(sizes).repeat_interleave(counts).to(slopes)
+    per_weight = slopes / weights_of_units(units, network.model).to(slopes)
     spread = {
         f"model.{name}": value
         for name, value in spread_over_weights(units, per_weight.to(x), network.model).items()
@@ -147,17 +143,14 @@ def input_map(
         signs = {name: value.sign() for name, value in grad(evaluate)(parameters, x).items()}
         tangents = {name: value * signs[name] for name, value in spread.items()}
         try:
-            both: Any = jvp(
-                lambda given: grad(evaluate, argnums=1)(given, x), (parameters,), (tangents,)
-            )
+            with warnings.catch_warnings():  # torch's own rules use what torch deprecates
+                warnings.filterwarnings("ignore", r"`torch\.jit\.script`", FutureWarning)
+                both: Any = jvp(
+                    lambda given: grad(evaluate, argnums=1)(given, x), (parameters,), (tangents,)
+                )
             return InputMap(both[1][0].detach(), FORWARD)
         except NotImplementedError:
             return InputMap(_twice_backward(evaluate, parameters, tangents, x), BACKWARD)
-
-
-def _entries(view: nn.Module, name: str) -> int:
-    """How many weights an entry of a normalisation has: a scale, and mostly a shift."""
-    return len(list(view.get_submodule(f"model.{name}").parameters(recurse=False)))
 
 
 def _twice_backward(
@@ -178,42 +171,3 @@ def _twice_backward(
                 total = total + (gradient * tangents[name]).sum()
         (found,) = torch.autograd.grad(total, image)
     return found[0]
-
-
-def spread_over_weights(units: Units, values: Tensor, model: nn.Module) -> dict[str, Tensor]:
-    """Give each weight what its unit has, divided by nothing; units that share a weight add up.
-
-    Parameters
-    ----------
-    units
-        The units.
-    values
-        ``(units,)``.
-    model
-        The network.
-
-    Returns
-    -------
-    dict
-        Tensors shaped as the parameters, by name.
-    """
-    found: dict[str, Tensor] = {}
-    parameters = dict(model.named_parameters())
-    for group, own in zip(units.groups, values.split([g.count for g in units.groups]), strict=True):
-        for name in (f"{group.name}.weight", f"{group.name}.bias") if group.kind == "norm" else ():
-            if name in parameters:
-                target = found.setdefault(name, torch.zeros_like(parameters[name].detach()))
-                target += own.to(target).reshape(target.shape)
-        for part in group.parts:
-            parameter = parameters[part.matrix.parameter].detach()
-            target = found.setdefault(part.matrix.parameter, torch.zeros_like(parameter))
-            matrix = part.matrix.pack(target).clone()
-            flat = matrix.flatten(0, 1)
-            chosen = slice(part.start, part.start + group.count * part.size)
-            each = own.repeat_interleave(part.size).to(flat)
-            if part.axis == "rows":
-                flat[chosen] += each[:, None]
-            else:
-                flat[:, chosen] += each
-            part.matrix.write(target, matrix)
-    return found

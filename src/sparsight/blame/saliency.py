@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
+from sparsight.blame.watching import Normalisations, NormCall, PlainBatchNorm, Plan, wide
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import (
     LayerInput,
@@ -176,9 +176,10 @@ class SaliencyOf:
             self._plan = Plan(self.network, self.units, images[:1])
         plan, model = self._plan, self.network.model
         sums = _Sums(plan, len(images), self._axes)
-        images = images.detach().requires_grad_()
+        images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         with (
             torch.enable_grad(),
+            PlainBatchNorm(),
             Recording(model, plan.matrices, on_gradient=sums.pull, on_input=sums.see),
             Normalisations(model, plan.norms, sums.see_norm),
         ):
@@ -284,11 +285,11 @@ class _Sums:
                 [images_first(wide(u.input), self.images, single[0]) for u, _ in uses]
             )
             g = self._together([images_first(wide(g), self.images, single[1]) for _, g in uses])
-            found = _absolute_sums(g.mT[:, None], x[:, None], wanted)
+            found = _absolute_sums(g[:, None], x[:, None], wanted)
         elif len(uses) > 1:
             pairs = [_unfolded(use, wide(gradient), self.images) for use, gradient in uses]
-            g, x = (torch.cat(parts, 3) for parts in zip(*pairs, strict=True))
-            found = _absolute_sums(g, x.mT, wanted)
+            g, x = (torch.cat(parts, 2) for parts in zip(*pairs, strict=True))
+            found = _absolute_sums(g, x, wanted)
         else:
             found = {"rows": _convolved(uses[0][0], wide(uses[0][1]), self.images)}
         for axis, sums in found.items():
@@ -300,28 +301,27 @@ class _Sums:
 
 
 def _absolute_sums(g: Tensor, x: Tensor, axes: list[str]) -> dict[str, Tensor]:
-    """Sum ``|g @ x|`` over columns and over rows, without holding much of it at a time.
+    """Sum absolute weight gradients over columns and over rows, never holding many of them.
 
-    ``g`` is ``(images, groups, rows, positions)``, ``x`` is ``(images, groups, positions,
+    ``g`` is ``(images, groups, positions, rows)``, ``x`` is ``(images, groups, positions,
     columns)``; the results are ``(images, groups, rows)`` and ``(images, groups, columns)``.
     """
-    if g.shape[3] == 1:  # an outer product: the sum of absolute values splits
-        left, right = g[..., 0].abs(), x[:, :, 0].abs()
+    if g.shape[2] == 1:  # an outer product: the sum of absolute values splits
+        left, right = g[:, :, 0].abs(), x[:, :, 0].abs()
         both = {"rows": left * right.sum(2, True), "columns": right * left.sum(2, True)}
         return {axis: both[axis] for axis in axes}
-    images, groups, rows, _ = g.shape
+    images, groups, _, rows = g.shape
     columns = x.shape[3]
     limit = _CACHE if g.device.type == "cpu" else _DEVICE
     few = max(1, limit // (groups * rows * columns))
     block = rows if few > 1 else max(1, limit // (groups * columns))
-    found = {
-        axis: g.new_zeros(images, groups, {"rows": rows, "columns": columns}[axis]) for axis in axes
-    }
+    lengths = {"rows": rows, "columns": columns}
+    found = {axis: g.new_zeros(images, groups, lengths[axis]) for axis in axes}
     for start in range(0, images, few):
         some = slice(start, start + few)
         for first in range(0, rows, block):
             part = slice(first, first + block)
-            gradient = (g[some, :, part] @ x[some]).abs_()
+            gradient = (g[some, :, :, part].mT @ x[some]).abs_()
             if "rows" in found:
                 found["rows"][some, :, part] = gradient.sum(3)
             if "columns" in found:
@@ -336,35 +336,32 @@ def _convolved(use: LayerInput, gradient: Tensor, images: int) -> Tensor:
     the input moved by that tap, and nothing is unfolded.
     """
     matrix = use.matrix
-    x, geometry = use.planar()
-    x = pad_input(wide(x), geometry)
-    g = _by_image(_planar(gradient, use), images, matrix.groups)
-    height, width = geometry.output_size(tuple(use.planar()[0].shape[2:]))
+    planar, geometry = use.planar()
+    x = pad_input(wide(planar), geometry).permute(0, 2, 3, 1).contiguous()
+    g = _by_image(_planar(gradient, use).permute(0, 2, 3, 1), images, matrix.groups)
+    height, width = geometry.output_size(tuple(planar.shape[2:]))
     total = g.new_zeros(images, matrix.groups, matrix.rows)
     for vertical in range(geometry.kernel[0]):
         for horizontal in range(geometry.kernel[1]):
             top, left = vertical * geometry.dilation[0], horizontal * geometry.dilation[1]
             moved = x[
-                :, :,
+                :,
                 top : top + (height - 1) * geometry.stride[0] + 1 : geometry.stride[0],
                 left : left + (width - 1) * geometry.stride[1] + 1 : geometry.stride[1],
-            ]  # fmt: skip
+            ]
             tap = _by_image(moved, images, matrix.groups)
-            total += _absolute_sums(g, tap.mT, ["rows"])["rows"]
+            total += _absolute_sums(g, tap, ["rows"])["rows"]
     return total
 
 
 def _unfolded(use: LayerInput, gradient: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Gradient and unfolded input, ``(images, groups, rows or columns, positions)``."""
-    matrix = use.matrix
-    x, geometry = use.planar()
-    columns = F.unfold(
-        pad_input(wide(x), geometry), geometry.kernel, geometry.dilation, 0, geometry.stride
-    )
-    g = _planar(gradient, use)
-    return _by_image(g, images, matrix.groups), _by_image(
-        columns[:, :, None], images, matrix.groups
-    )
+    """Gradient and unfolded input, ``(images, groups, positions, rows or columns)``."""
+    planar, geometry = use.planar()
+    padded = pad_input(wide(planar), geometry)
+    columns = F.unfold(padded, geometry.kernel, geometry.dilation, 0, geometry.stride)
+    both = _planar(gradient, use).permute(0, 2, 3, 1), columns.mT[:, None]
+    g, x = (_by_image(part, images, use.matrix.groups) for part in both)
+    return g, x
 
 
 def _planar(gradient: Tensor, use: LayerInput) -> Tensor:
@@ -374,9 +371,5 @@ def _planar(gradient: Tensor, use: LayerInput) -> Tensor:
 
 
 def _by_image(x: Tensor, images: int, groups: int) -> Tensor:
-    """Bring pictures ``(N, C, H, W)`` to ``(images, groups, channels, positions)``."""
-    pictures, channels = len(x) // images, x.shape[1]
-    if pictures == 1:
-        return x.reshape(images, groups, channels // groups, -1)
-    split = x.reshape(images, pictures, groups, channels // groups, -1)
-    return split.permute(0, 2, 3, 1, 4).flatten(3)
+    """Bring pictures ``(N, H, W, C)`` to ``(images, groups, positions, C per group)``."""
+    return x.reshape(images, -1, groups, x.shape[3] // groups).transpose(1, 2)

@@ -427,5 +427,7 @@ def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
             profiles=tensors.get("profiles"),
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as statistics ({error})") from error
+        raise InputError(
+            f"{file} cannot be read as statistics ({error}): make it with sparsight blame-stats"
+        ) from error
     return found, metadata

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.blame.inputmap import spread_over_weights
+from sparsight.blame.layout import spread_over_weights
 from sparsight.blame.saliency import loss_of
 from sparsight.blame.switches import answers_without
 from sparsight.errors import InputError

@@ -60,6 +60,7 @@ class Job:
                 chunk=settings.chunk,
                 neurons=settings.neuron,
                 steps=settings.steps or STEPS,
+                statistics=settings.statistics(),
                 image_name=self.image.name,
                 progress=progress,
             )
@@ -147,5 +148,6 @@ def describe(job: Job, case: CaseFile) -> Mapping[str, Any]:
             }
             for view in case.views
         ],
+        "blame": [] if case.blame is None else [asdict(unit) for unit in case.blame.units],
         "warnings": list(case.warnings),
     }

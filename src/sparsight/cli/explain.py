@@ -47,6 +47,14 @@ def explain(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of each visualization; 128 if not given.")
     ] = None,
+    blame: Annotated[
+        Path | None,
+        typer.Option(
+            help="Statistics that sparsight blame-stats wrote: also say which units are to blame "
+            "for an answer that is not the target.",
+            show_default=False,
+        ),
+    ] = None,
     sparsity: shared.SparsityOption = shared.DEFAULT_SPARSITY,
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = shared.DEFAULT_SOLVER,
@@ -79,6 +87,7 @@ def explain(
         methods=methods,
         neuron=tuple(neuron or ()),
         steps=steps,
+        blame=blame,
         sparsity=sparsity,
         augmentations=augmentations,
         solver=solver,

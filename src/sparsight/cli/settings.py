@@ -9,6 +9,7 @@ import torch
 
 from sparsight import __version__
 from sparsight.attribution import choose_methods
+from sparsight.blame import Statistics
 from sparsight.casefile import choose_neurons, enough_memory
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
@@ -105,6 +106,7 @@ class ExplainSettings(TraceSettings):
     methods: str
     neuron: tuple[str, ...] = ()
     steps: int | None = None
+    blame: Path | None = None
 
     def load(self) -> Network:
         """Load the network and check the settings against it, before any image is looked at.
@@ -121,8 +123,18 @@ class ExplainSettings(TraceSettings):
         if self.target is not None:
             network.class_index(self.target)
         choose_neurons(network, self.neuron)
+        usual = self.statistics()
+        if usual is not None:
+            usual.units(network)
         return network
+
+    def statistics(self) -> Statistics | None:
+        """Read the statistics of saliency, if a file of them was named."""
+        return None if self.blame is None else Statistics.load(self.blame)
 
     def contents(self) -> dict[str, object]:
         """Read what the options mean: files by what is in them, not by where they are."""
-        return super().contents() | {"methods": choose_methods(self.methods)}
+        return super().contents() | {
+            "methods": choose_methods(self.methods),
+            "blame": self.blame and file_digest(self.blame),
+        }

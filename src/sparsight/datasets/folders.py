@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sparsight.errors import InputError
 
-__all__ = ["SUFFIXES", "list_images", "read_label_table"]
+__all__ = ["SUFFIXES", "label_images", "list_images", "read_label_table"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File names that count as images when a folder is listed; case does not matter."""
@@ -101,25 +101,81 @@ def read_label_table(path: str | Path) -> dict[Path, str]:
     ['fish']
     """
     path = Path(path)
+    labels: dict[Path, str] = {}
+    for number, (name, label) in enumerate(_rows(path).items(), start=1):
+        file = path.parent / name
+        if not file.is_file():
+            raise InputError(f"label table {path}, row {number}: no such image file: {file}")
+        labels[file] = label
+    return labels
+
+
+def label_images(
+    paths: str | Path | Iterable[str | Path], table: str | Path | None = None
+) -> list[tuple[Path, str]]:
+    """List image files with their labels.
+
+    Parameters
+    ----------
+    paths
+        As for :func:`list_images`.
+    table
+        A CSV file with a header and the columns ``file`` and ``label``; a file is given by its path
+        from the table's own folder, or by its name alone. Without a table, the name of the folder
+        that a file is in is its label.
+
+    Returns
+    -------
+    list of (Path, str)
+        Labels as written, names or numbers of classes.
+
+    Raises
+    ------
+    InputError
+        As :func:`list_images` and :func:`read_label_table`, or if a file has no label.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "cat"
+    >>> folder.mkdir()
+    >>> (folder / "a.png").touch()
+    >>> [(path.name, label) for path, label in label_images(folder)]
+    [('a.png', 'cat')]
+    """
+    files = list_images(paths)
+    if table is None:
+        return [(file, file.resolve().parent.name) for file in files]
+    table = Path(table)
+    rows = _rows(table)
+    by_path = {(table.parent / name).resolve(): label for name, label in rows.items()}
+    found = []
+    for file in files:
+        label = by_path.get(file.resolve(), rows.get(file.name))
+        if label is None:
+            raise InputError(f"label table {table} has no label for {file}: add a row for it")
+        found.append((file, label))
+    return found
+
+
+def _rows(path: Path) -> dict[str, str]:
+    """Read a label table: labels by file as written."""
     if not path.is_file():
         raise InputError(f"no such label table: {path}")
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"label table {path} is no CSV text ({error})") from error
-    labels: dict[Path, str] = {}
+    labels: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
         name, label = (row.get(column) for column in ("file", "label"))
         if not name or not label:
             raise InputError(
                 f"label table {path}, row {number}: needs the columns file and label, both filled"
             )
-        file = path.parent / name.strip()
-        if file in labels:
+        if name.strip() in labels:
             raise InputError(f"label table {path}, row {number}: {name} is listed twice")
-        if not file.is_file():
-            raise InputError(f"label table {path}, row {number}: no such image file: {file}")
-        labels[file] = label.strip()
+        labels[name.strip()] = label.strip()
     if not labels:
         raise InputError(f"label table {path} is empty: give a header file,label and rows")
     return labels

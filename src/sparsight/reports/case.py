@@ -16,6 +16,8 @@ from sparsight.errors import InputError, NumericalError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sparsight.reports.blame import BlameReport
+
 __all__ = ["CaseFile", "ClassRow", "LayerRow", "MapPair"]
 
 Array: TypeAlias = NDArray[Any]
@@ -257,6 +259,8 @@ class CaseFile:
         Fraction of all traced weights that was removed.
     maps, layers, views
         One entry per method, per traced layer, and per neuron that was visualized.
+    blame
+        Who is to blame for the answer, if that was asked.
     settings, versions, seed, timings
         For reproduction; timings in seconds.
     warnings
@@ -288,6 +292,7 @@ class CaseFile:
     maps: tuple[MapPair, ...] = ()
     layers: tuple[LayerRow, ...] = ()
     views: tuple[ViewPair, ...] = ()
+    blame: BlameReport | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None

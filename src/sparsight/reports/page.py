@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from sparsight.reports.blame import blame_context
 from sparsight.reports.case import CaseFile, ClassRow, MapPair, ViewPair
 from sparsight.reports.colours import DIFFERENCE, HEAT, PLATE, SIGNED, lookup
 from sparsight.reports.layer_plot import layer_plot, layer_sentence
@@ -162,6 +163,7 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "classes": _classes(case),
         "rows": [(row, reading.correlation) for row, reading in rows],
         "views": [_view(view) for view in case.views],
+        "blame": None if case.blame is None else blame_context(case.blame),
         "refused": [pair for pair in case.maps if pair.refused],
         "any_signed": any(row.pair.signed for row, _ in rows),
         "kl_grade": grade_kl(case.kl),
@@ -180,7 +182,7 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "layer_sentence": layer_sentence(case.layers),
         "settings": flatten(case.settings),
         "longest": max(case.timings.values(), default=0.0),
-        "style": resource("base.css") + resource("case.css"),
+        "style": resource("base.css") + resource("case.css") + resource("blame.css"),
         "script": script,
         "script_hash": _digest(script),
     }

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sparsight.errors import InputError
+from sparsight.reports.blame import BlameReport
 from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
 from sparsight.reports.page import render_page
 from sparsight.storage import atomic_folder
@@ -27,6 +28,7 @@ __all__ = ["SCHEMA", "SCHEMA_VERSION", "read_case", "read_manifest", "write_case
 SCHEMA, SCHEMA_VERSION = "sparsight.case", 1
 
 _PAGE, _MAPS, _MANIFEST = "index.html", "maps.safetensors", "case.json"
+_APART = frozenset({"image", "truth_mask", "maps", "layers", "views", "classes", "blame"})
 _OURS = frozenset({_PAGE, _MAPS, _MANIFEST})
 
 
@@ -73,16 +75,21 @@ def _arrays(case: CaseFile) -> dict[str, Any]:
             arrays[f"maps/{pair.method}/{side}"] = heat
     for number, view in enumerate(case.views):
         arrays |= {f"views/{number}/dense": view.dense, f"views/{number}/traced": view.traced}
+    if case.blame is not None:
+        arrays |= {f"blame/{name}": array for name, array in case.blame.arrays().items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _described(case: CaseFile) -> dict[str, Any]:
-    body = _fields(case, frozenset({"image", "truth_mask", "maps", "layers", "views", "classes"}))
+    body = _fields(
+        case, frozenset({"image", "truth_mask", "maps", "layers", "views", "classes", "blame"})
+    )
     body["classes"] = [_fields(row, frozenset()) for row in case.classes]
     body["layers"] = [_fields(row, frozenset()) for row in case.layers]
     pictures = frozenset({"dense", "traced"})
     body["maps"] = [_fields(pair, pictures) for pair in case.maps]
     body["views"] = [_fields(view, pictures) for view in case.views]
+    body["blame"] = None if case.blame is None else _plain(case.blame.describe())
     return body
 
 
@@ -224,6 +231,10 @@ def read_case(folder: str | Path) -> CaseFile:
             )
             for number, row in enumerate(body.get("views", ()))
         )
+        blamed = body.pop("blame", None)
+        if blamed is not None:
+            own = {n.removeprefix("blame/"): a for n, a in arrays.items() if n.startswith("blame/")}
+            body["blame"] = BlameReport.read(blamed, own)
         body |= {"kl": float(body["kl"]), "warnings": tuple(body["warnings"])}
         return CaseFile(**body, image=arrays["image"], truth_mask=arrays.get("truth_mask"))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -17,12 +17,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from sparsight.reports.blame import BlameReport
 from sparsight.reports.case import CaseFile
 from sparsight.reports.readings import grade_gap, grade_kl
 from sparsight.reports.text import clean, percent, plain_number, probability
 
 __all__ = ["print_summary", "progress", "summary"]
 
+_UNITS = 5
 _TONES = {"good": "green", "fair": "yellow", "bad": "red", "none": "dim"}
 
 
@@ -94,8 +96,17 @@ def _neurons(case: CaseFile) -> Table:
     return table
 
 
+def _blamed(blame: BlameReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("most to blame", overflow="fold")
+    table.add_column("z", justify="right")
+    for unit in blame.units[:_UNITS]:
+        table.add_row(Text(clean(f"{unit.layer}:{unit.number}")), plain_number(unit.z))
+    return table
+
+
 def summary(case: CaseFile) -> Group:
-    """Lay the case out for a terminal: verdict, warnings, classes, gaps of maps, neurons.
+    """Lay the case out for a terminal: verdict, warnings, classes, gaps, neurons, blame.
 
     Examples
     --------
@@ -125,6 +136,8 @@ def summary(case: CaseFile) -> Group:
         parts += [Text(), _methods(case)]
     if case.views:
         parts += [Text(), _neurons(case)]
+    if case.blame is not None:
+        parts += [Text(), _blamed(case.blame)]
     for pair in case.maps:
         if pair.refused:
             parts.append(Text(f"{clean(pair.title)} refused: {clean(pair.refused)}", "yellow"))

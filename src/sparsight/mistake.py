@@ -1,0 +1,240 @@
+"""Look into one mistake: who is to blame, what if they were off, who else fails like this.
+
+The bridge from ``blame`` and ``traces`` to the plain data that ``reports`` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparsight.blame import (
+    COUNTS,
+    ORDERS,
+    Blame,
+    Statistics,
+    answers_without,
+    blame,
+    choices,
+    knock_out,
+    neighbours,
+    usual_outputs,
+)
+from sparsight.blame.layout import mean_over_weights
+from sparsight.errors import InputError
+from sparsight.networks import Network, open_image
+from sparsight.reports.blame import BlamedUnit, BlameReport, Curves, Profile, SimilarImage
+from sparsight.traces import Trace
+
+__all__ = ["BATCH", "investigate"]
+
+Progress = Callable[[str, int, int], None]
+
+BATCH = 16
+"""Images per pass, if not said otherwise."""
+
+_DEPTH = 50  # units that the histogram over layers is of
+_NEAR = 8
+_THUMBNAIL = 192
+
+
+def investigate(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    label: int | str | None = None,
+    *,
+    statistics: Statistics,
+    by: str = "z",
+    top: int = 10,
+    objective: str | None = "match",
+    trace: Trace | None = None,
+    counts: Sequence[int] = COUNTS,
+    mode: str = "weights",
+    reference: Sequence[tuple[Image.Image | str | Path | Tensor, int | str]] = (),
+    draws: int = 5,
+    seed: int = 0,
+    chunk: int = BATCH,
+    progress: Progress | None = None,
+) -> BlameReport:
+    """Find who is to blame for an answer, and check it by switching them off.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; not changed.
+    image
+        A path, a PIL image, or a normalised tensor of the network's input size.
+    label
+        What the answer should be; the prediction if not given.
+    statistics
+        What is usual, see :func:`sparsight.blame.statistics`; with profiles, images that fail for
+        the same reason are found too.
+    by, top, objective
+        See :func:`sparsight.blame.blame`.
+    trace
+        A trace of the network for the image: its units are measured too.
+    counts
+        How many units are off; none for no such curves.
+    mode
+        What off means, one of :data:`sparsight.blame.MODES`.
+    reference
+        Images with their labels: right answers among them that get lost are the damage, and
+        ``mean`` is over them.
+    draws, seed
+        Of random units.
+    chunk
+        Images per pass.
+    progress
+        Called as ``progress(stage, done, total)``.
+
+    Raises
+    ------
+    InputError
+        As :func:`sparsight.blame.blame`; ``mean`` without a reference.
+    """
+    found = blame(network, image, label, statistics=statistics, by=by, top=top, objective=objective)
+    profiles, kept, overlap = [_profile("Dense", found)], None, None
+    if trace is not None:
+        traced = blame(
+            network, image, found.label, statistics=statistics, by=by, top=top,
+            objective=objective, trace=trace,
+        )  # fmt: skip
+        profiles.append(_profile("Traced", traced))
+        with trace.applied(network) as model:
+            nonzero = {name: p.detach() != 0 for name, p in model.named_parameters()}
+        kept = mean_over_weights(found.units, nonzero, network.model)
+        chosen = found.ranking[:_DEPTH]
+        overlap = float((kept[chosen] > 0).double().mean()), float((kept > 0).double().mean())
+    curves = None
+    fitting = [count for count in counts if count <= len(found.units)]
+    if fitting:
+        curves = _curves(
+            network, network.prepare(image), found, fitting, mode, reference, draws, seed, chunk,
+            progress,
+        )  # fmt: skip
+    own = str(image) if isinstance(image, str | Path) else None
+    similar = []
+    if statistics.profiles is not None and statistics.correct < statistics.samples:
+        near = neighbours(found, statistics, _NEAR + 1)
+        similar = [n for n in near if n.name != own][:_NEAR]
+    units = [
+        BlamedUnit(
+            *found.units.locate(index),
+            score=float(found.scores[by][index]),
+            z=float(found.scores["z"][index]),
+            share=float(found.scores["share"][index]),
+            kept=None if kept is None else float(kept[index]),
+        )
+        for index in found.ranking[:top].tolist()
+    ]
+    facts = [
+        ("ranked by", by),
+        ("loss", statistics.loss),
+        ("units", ", ".join(statistics.kinds)),
+        ("statistics of", f"{statistics.samples} images, {statistics.correct} answered rightly"),
+        ("map", f"{objective}, {found.settings['computed']}" if found.map else "none"),
+        ("seed", str(seed)),
+    ]
+    if statistics.untouched:
+        facts.append(("no gradient reaches", ", ".join(statistics.untouched)))
+    return BlameReport(
+        network.label(found.label),
+        network.label(found.predicted),
+        found.loss,
+        by,
+        units,
+        profiles,
+        curves,
+        [
+            SimilarImage(
+                Path(n.name).name,
+                network.label(n.label),
+                network.label(n.predicted),
+                n.similarity,
+                _picture(n.name),
+            )
+            for n in similar
+        ],
+        facts,
+        overlap,
+    )
+
+
+def _profile(side: str, found: Blame) -> Profile:
+    scores = found.units.split(found.scores[found.by])
+    return Profile(
+        side,
+        [(title, values.numpy()) for title, values in scores.items()],
+        found.depth(_DEPTH),
+        found.raised,
+        None if found.map is None else found.map.map.float().cpu().numpy(),
+    )
+
+
+def _curves(
+    network: Network,
+    x: Tensor,
+    found: Blame,
+    counts: Sequence[int],
+    mode: str,
+    reference: Sequence[tuple[Image.Image | str | Path | Tensor, int | str]],
+    draws: int,
+    seed: int,
+    chunk: int,
+    progress: Progress | None,
+) -> Curves:
+    """Switch units off on the image, and on the images of the reference."""
+    batches = [
+        (
+            torch.cat([network.prepare(image) for image, _ in reference[start : start + BATCH]]),
+            torch.tensor([network.class_index(y) for _, y in reference[start : start + BATCH]]),
+        )
+        for start in range(0, len(reference), BATCH)
+    ]
+    usual = None
+    if mode == "mean":
+        if not batches:
+            raise InputError("switching to the mean needs images to average over: give a reference")
+        usual = usual_outputs(network, [images for images, _ in batches], found.units)
+    scores = found.scores[found.by]
+    swept = knock_out(
+        network, x, found.label, found.units, scores, counts=counts, mode=mode, usual=usual,
+        draws=draws, seed=seed, chunk=chunk,
+    )  # fmt: skip
+    damage: dict[str, list[float]] = {}
+    off = torch.cat([choices(scores, counts, order, 1, seed)[0] for order in ORDERS])
+    lost, right = torch.zeros(len(off), dtype=torch.float64), 0
+    for number, (images, labels) in enumerate(batches):
+        if progress is not None:
+            progress("damage", number, len(batches))
+        good = network.logits(images).argmax(1).cpu() == labels
+        if good.any():
+            answers = answers_without(
+                network, images[good], found.units, off, mode=mode, usual=usual, chunk=chunk
+            ).argmax(2)
+            lost += (answers.cpu() != labels[good][:, None]).double().sum(0)
+            right += int(good.sum())
+    if right:
+        parts = (lost / right).split(len(counts))
+        damage = {order: part.tolist() for order, part in zip(ORDERS, parts, strict=True)}
+    return Curves(
+        list(counts),
+        {order: curve.predicted.mean(0).tolist() for order, curve in swept.items()},
+        {order: curve.true.mean(0).tolist() for order, curve in swept.items()},
+        damage,
+        mode,
+    )
+
+
+def _picture(name: str) -> np.ndarray | None:
+    """Read a thumbnail, if the name is still that of an image file."""
+    if not Path(name).is_file():
+        return None
+    picture = open_image(name).convert("RGB")
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(picture, dtype=np.float32) / 255
