@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsight.blame.watching import Normalisations, NormCall, PlainBatchNorm, Plan, wide
+from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import (
     LayerInput,
@@ -179,7 +179,6 @@ class SaliencyOf:
         images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         with (
             torch.enable_grad(),
-            PlainBatchNorm(),
             Recording(model, plan.matrices, on_gradient=sums.pull, on_input=sums.see),
             Normalisations(model, plan.norms, sums.see_norm),
         ):

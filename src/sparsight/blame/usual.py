@@ -30,7 +30,7 @@ Sample = tuple[Image.Image | str | Path | Tensor, int | str]
 """An image and its label, a class by number or name."""
 
 _KIND, _SCHEMA = "saliency statistics", 1
-_BATCH = 16
+_BATCH = 8
 _SAVE_EVERY = 30.0  # seconds between states that an interrupted pass goes on from
 _SPLITS = ("correct", "class")
 

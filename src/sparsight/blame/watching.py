@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sparsight.networks import LayerCall, Network, Recording, Units
 
-__all__ = ["NormCall", "Normalisations", "PlainBatchNorm", "Plan", "wide"]
+__all__ = ["NormCall", "Normalisations", "Plan", "wide"]
 
 
 def wide(x: Tensor) -> Tensor:
@@ -99,39 +99,6 @@ class Normalisations(TorchFunctionMode):
         )
         new = self._on_call(call)
         return output if new is None else new
-
-
-class PlainBatchNorm(TorchFunctionMode):
-    """Computes batch normalisation in evaluation mode as what it is: one product and one sum.
-
-    The same values up to rounding, and a backward pass several times as fast on a CPU.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.batch_norm:
-            given = signature(func).bind(*args, **(kwargs or {}))
-            given.apply_defaults()
-            return self._normalise(func, given.arguments)
-        return func(*args, **(kwargs or {}))
-
-    @staticmethod
-    def _normalise(func: Any, given: Mapping[str, Any]) -> Any:
-        mean, variance = given["running_mean"], given["running_var"]
-        x, weight, bias = given["input"], given["weight"], given["bias"]
-        if given["training"] or mean is None or variance is None or x.dtype != mean.dtype:
-            return func(**given)
-        with torch.no_grad():
-            scale = (variance + given["eps"]).rsqrt()
-            scale = scale if weight is None else scale * weight
-            shift = -mean * scale if bias is None else bias - mean * scale
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape))
 
 
 class Plan:

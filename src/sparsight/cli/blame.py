@@ -62,7 +62,7 @@ def blame_stats(
             "--profiles", help="Keep all values: for percentiles, and images that fail alike."
         ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 8,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,
