@@ -1,6 +1,6 @@
 """Are the units most to blame to blame? Off, mended, shared by like mistakes, and Trojans.
 
-    python benchmarks/blame_study.py [--networks resnet20 resnet56 resnet50] [--trojans embedded resnet18]
+    python benchmarks/blame_study.py [--networks resnet20 ...] [--trojans embedded resnet18]
 
 Statistics are of one half of the images, everything else is measured on the other half, and what is
 chosen (the rate of a repair, the number of units that switch a Trojan off) is chosen on images that

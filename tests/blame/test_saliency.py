@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blame.reference import network_of, slow_saliency
 from contracts import untouched
-from sparsight.blame import LOSSES, SaliencyOf, input_map, score, statistics
+from sparsight.blame import LOSSES, SaliencyOf, input_map, saliency, score, statistics
 from sparsight.blame.inputmap import BACKWARD, FORWARD, boosted_match
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import KINDS, Units
@@ -163,6 +163,16 @@ def test_saliency_equals_a_naive_loop(name, kinds):
     assert torch.allclose(found, slow_saliency(network, images, labels, units), atol=1e-14)
     if name == "odd" and "row" in kinds:
         assert "unused" in measure.untouched
+
+
+@pytest.mark.parametrize("together", [1, 3000, 10**9])
+def test_however_many_images_are_convolved_together(together, monkeypatch):
+    monkeypatch.setattr(saliency, "_TOGETHER", together)
+    network = network_of(models()["odd"])
+    units = Units.of(network.model, ["filter"])
+    images, labels = batch()
+    found = SaliencyOf(network, units)(images, labels).saliency
+    assert torch.allclose(found, slow_saliency(network, images, labels, units), atol=1e-14)
 
 
 def test_heads_and_neurons_are_found_by_structure():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
 from sparsight.errors import InputError, NumericalError, UnsupportedError
@@ -36,6 +37,7 @@ __all__ = ["LOSSES", "Measured", "SaliencyOf", "loss_of"]
 
 _CACHE = 2**18  # weight gradients at a time on a CPU: they stay in its cache
 _DEVICE = 2**27
+_TOGETHER = 2**24  # products of a layer, above which each image's convolution is fast by itself
 _Axis = tuple[str, str]  # a matrix's name, and rows or columns
 
 
@@ -331,26 +333,32 @@ def _absolute_sums(g: Tensor, x: Tensor, axes: list[str]) -> dict[str, Tensor]:
 def _convolved(use: LayerInput, gradient: Tensor, images: int) -> Tensor:
     """Sum absolute gradients over each filter of a convolution: ``(images, groups, rows)``.
 
-    The sum over a kernel splits into its taps: each tap is a matrix product of the gradient with
-    the input moved by that tap, and nothing is unfolded.
+    The gradient of a convolution's weights is a convolution itself. Images of a batch become groups
+    of channels, as many at a time as are worth it: of large layers each goes alone.
     """
     matrix = use.matrix
     planar, geometry = use.planar()
-    x = pad_input(wide(planar), geometry).permute(0, 2, 3, 1).contiguous()
-    g = _by_image(_planar(gradient, use).permute(0, 2, 3, 1), images, matrix.groups)
-    height, width = geometry.output_size(tuple(planar.shape[2:]))
-    total = g.new_zeros(images, matrix.groups, matrix.rows)
-    for vertical in range(geometry.kernel[0]):
-        for horizontal in range(geometry.kernel[1]):
-            top, left = vertical * geometry.dilation[0], horizontal * geometry.dilation[1]
-            moved = x[
-                :,
-                top : top + (height - 1) * geometry.stride[0] + 1 : geometry.stride[0],
-                left : left + (width - 1) * geometry.stride[1] + 1 : geometry.stride[1],
-            ]
-            tap = _by_image(moved, images, matrix.groups)
-            total += _absolute_sums(g, tap, ["rows"])["rows"]
-    return total
+    x, g = pad_input(wide(planar), geometry), _planar(gradient, use)
+    pictures = len(x) // images
+    few = max(1, _TOGETHER // (pictures * g[0].numel() * matrix.columns))
+    sums = []
+    for some, back in zip(x.split(few * pictures), g.split(few * pictures), strict=True):
+        together = len(some) // pictures
+        size = together * matrix.units, some.shape[1] // matrix.groups, *geometry.kernel
+        found = conv2d_weight(
+            _as_groups(some, pictures), size, _as_groups(back, pictures),
+            stride=geometry.stride, dilation=geometry.dilation, groups=together * matrix.groups,
+        )  # fmt: skip
+        sums.append(found.abs_().sum((1, 2, 3)).reshape(together, matrix.groups, matrix.rows))
+    return torch.cat(sums)
+
+
+def _as_groups(x: Tensor, pictures: int) -> Tensor:
+    """Bring ``(images * pictures, C, H, W)`` to ``(pictures, images * C, H, W)``."""
+    if len(x) == pictures:
+        return x
+    split = x.reshape(-1, pictures, *x.shape[1:]).transpose(0, 1)
+    return split.reshape(pictures, -1, *x.shape[2:])
 
 
 def _unfolded(use: LayerInput, gradient: Tensor, images: int) -> tuple[Tensor, Tensor]:
