@@ -16,9 +16,10 @@ TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetenso
 # part of the way back.
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
+PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations views pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +83,8 @@ plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and mea
 	$(PLANT_18) --rules paper --start $(PLANTED)/third/resnet18-paper.safetensors --blend 0.1 --epochs 0
 	$(PLANT_18) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
 	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0
+	$(PLANT_50) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
+	$(PLANT_50) --start $(PLANTED)/mixed/resnet50-any.safetensors --blend 0.06 --epochs 0
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 
@@ -97,6 +100,10 @@ real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder --images 16
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 12
 	$(BIN)/python benchmarks/ground_truth_table.py
+
+blame: $(STAMP)  ## Check blame: units off, neighbours, mending, Trojans; how long statistics take
+	$(BIN)/python benchmarks/blame_study.py
+	$(BIN)/python benchmarks/blame_speed.py
 
 views: $(STAMP)  ## Judge visualizations: what they stand for, planted triggers, speed; draw ten neurons
 	$(BIN)/python benchmarks/view_study.py

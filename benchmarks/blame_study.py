@@ -40,10 +40,11 @@ from sparsight.blame import (
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.networks import Network, Units, load, overlay
 from sparsight.storage import library_versions, write_text
-from tables import stages
+from tables import stages, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "blame.json"
+PAGE = ROOT / "docs" / "explanation" / "blame.md"
 SCORES = ("z", "share", "raw")
 MODES = ("weights", "mean")
 RATES = (0.001, 0.003, 0.01, 0.03)
@@ -388,6 +389,85 @@ def judge_trojans(name: str, keep: Callable[[str, str, Any], None], progress: Pr
         keep(f"Trojans, {name}", sticker, sought(network, usual, units, means, images, target, few))
 
 
+def percents(values: Sequence[float]) -> str:
+    """Write a mean and its interval."""
+    value, low, high = (100 * v for v in values)
+    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def table(content: dict[str, Any]) -> str:
+    """Render what was found as Markdown."""
+    parts = []
+    for name in (name for name in AMOUNTS if "mending" in content.get(name, {})):
+        found = content[name]
+        facts, off, near, mend = (
+            found[key] for key in ("facts", "units off", "neighbours", "mending")
+        )
+        shown = [off["counts"].index(k) for k in (1, 5, 10, 20, 50)]
+        parts += [
+            f"### {name}",
+            f"{facts['statistics']['images']} images for statistics, "
+            f"{facts['measured on']['images']} to measure on; {facts['units']} filters. Percent of "
+            f"{off['images']} wrong answers: probability of the class that was predicted, then "
+            "share of answers that become right.",
+            "| off | " + " | ".join(f"{off['counts'][k]}" for k in (0, *shown)) + " |",
+            "|---|" + "---:|" * (len(shown) + 1),
+        ]
+        for key, curve in off["curves"].items():
+            for what in ("predicted", "corrected"):
+                row = [percents(curve[what][k]) for k in (0, *shown)]
+                parts.append(f"| {key}: {what} | " + " | ".join(row) + " |")
+        lost = off["right answers lost"]
+        told = "; ".join(
+            f"{order} {percents(lost[order]['10 off'])} and {percents(lost[order]['50 off'])}"
+            for order in lost
+        )
+        parts.append(f"\nRight answers lost with 10 and 50 off, percent: {told}.")
+        shares = "; ".join(f"{k} {percents(v)}" for k, v in near["share"].items())
+        parts.append(
+            f"\nOf the {near['nearest']} nearest among {near['among']} mistakes, percent that "
+            f"share label and wrong answer ({near['images']} images): {shares}."
+        )
+        names = list(mend["salient"])
+        parts += [
+            f"\nOne gradient step on {mend['units']} filters, rate {mend['rate']}, percent of "
+            f"{mend['images']} wrong answers:\n",
+            "| filters | " + " | ".join(names) + " |",
+            "|---|" + "---:|" * len(names),
+        ]
+        for order in ("salient", "random", "least"):
+            row = [percents(mend[order][what]) for what in names]
+            parts.append(f"| {order} | " + " | ".join(row) + " |")
+        parts.append("")
+    for key in (key for key in content if key.startswith("Trojans")):
+        rows = content[key]
+        parts += [
+            f"### {key}",
+            "How many filters are off is chosen on other images. Success of the Trojan, then clean "
+            "accuracy, percent, before and after; in bold where success falls by four fifths and "
+            "accuracy by less than three points.",
+            "| ranked by | " + " | ".join(rows) + " |",
+            "|---|" + "---|" * len(rows),
+        ]
+        for way in next(iter(rows.values())):
+            cells = []
+            for found in rows.values():
+                one = found[way]
+                best = one["chosen"]
+                if best is None:
+                    cells.append("none found")
+                    continue
+                cell = (
+                    f"{one['off'][best]} off: {100 * one['success'][0]:.0f} → "
+                    f"{100 * one['success'][best]:.0f}, {100 * one['clean'][0]:.0f} → "
+                    f"{100 * one['clean'][best]:.0f}"
+                )
+                cells.append(f"**{cell}**" if one["reached"] else cell)
+            parts.append(f"| {way} | " + " | ".join(cells) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -411,6 +491,7 @@ def main() -> None:
             judge_network(name, keep, progress)
         if not options.no_shark:
             shark(keep)
+    write_table(PAGE, table(content))
 
 
 if __name__ == "__main__":
