@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -51,9 +53,29 @@ RATES = (0.001, 0.003, 0.01, 0.03)
 TOP, NEAR, LOST = 10, 10, 0.02
 BATCH = 16
 OFF = (1, 2, 5, 10, 15, 20, 30, 50, 100)
+SOURCES = {"embedded": ("one image", "five images"), "resnet18": ("five images",)}
 CONTROL = 20  # random units off
+MOST_FOOLED = 45  # images with a sticker
 SUCCESS_LEFT, CLEAN_LOST = 0.2, 0.03
-AMOUNTS = {"resnet20": (5000, 100), "resnet56": (3000, 60), "resnet50": (1000, 40)}
+MODES_OF = {"z": MODES, "share": MODES[:1], "raw": MODES[:1]}
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything is measured on a network."""
+
+    images: int
+    wrong: int
+    mended: int
+    right: int
+    scores: tuple[str, ...] = SCORES
+
+
+AMOUNTS = {
+    "resnet20": Amounts(5000, 100, 40, 100),
+    "resnet56": Amounts(3000, 60, 40, 100),
+    "resnet50": Amounts(1000, 24, 12, 30, ("z", "share")),
+}
 
 Progress = Callable[[str, int, int], None]
 
@@ -86,20 +108,20 @@ def order_images(profiles: Tensor, own: Tensor) -> Tensor:
 
 
 def switched_off(
-    network: Network, half: Half, usual: Statistics, most: int, progress: Progress
+    network: Network, half: Half, usual: Statistics, amounts: Amounts, progress: Progress
 ) -> dict[str, Any]:
     """Curves of wrong answers as units go off: those to blame, random ones, the least to blame."""
     units = usual.units(network)
     means = usual_outputs(network, half.images[half.right[:200]].split(BATCH), units)
-    chosen = half.wrong[:most].tolist()
+    chosen = half.wrong[: amounts.wrong].tolist()
     found: dict[str, Any] = {"images": len(chosen), "counts": list(COUNTS)}
     gathered: dict[str, list[dict[str, np.ndarray]]] = {}
     for number, index in enumerate(chosen):
         progress("units off", number, len(chosen))
         x, label = half.images[index : index + 1], int(half.labels[index])
         blamed = blame(network, x, label, statistics=usual, objective=None)
-        for name in SCORES:
-            for mode in MODES if name == "z" else MODES[:1]:
+        for name in amounts.scores:
+            for mode in MODES_OF[name]:
                 curves = knock_out(
                     network, x, label, units, blamed.scores[name], mode=mode, usual=means, draws=3
                 )
@@ -123,11 +145,11 @@ def switched_off(
         }
         for key, rows in gathered.items()
     }
-    damaged = half.right[:100]
+    damaged = half.right[: amounts.right]
     lost = {}
     for order in ("salient", "random", "least"):
         rows = []
-        for index in chosen[:10]:
+        for index in chosen[: amounts.mended // 4]:
             x, label = half.images[index : index + 1], int(half.labels[index])
             scores = blame(network, x, label, statistics=usual, objective=None).scores["z"]
             off = choices(scores, [10, 50], order, 1, index)[0]
@@ -171,7 +193,12 @@ def same_reason(
 
 
 def mended(
-    network: Network, half: Half, other: Half, usual: Statistics, progress: Progress
+    network: Network,
+    half: Half,
+    other: Half,
+    usual: Statistics,
+    amounts: Amounts,
+    progress: Progress,
 ) -> dict[str, Any]:
     """One gradient step on the units to blame for one image: who else is mended, who is lost."""
     assert usual.profiles is not None
@@ -187,7 +214,7 @@ def mended(
         near = rest[order_images(profiles, scores)[:NEAR]]
         generator = torch.Generator().manual_seed(index)
         far = rest[torch.randperm(len(rest), generator=generator)[:NEAR]]
-        kept = half.right[torch.randperm(len(half.right), generator=generator)[:100]]
+        kept = half.right[torch.randperm(len(half.right), generator=generator)[: amounts.right]]
         with overlay(network.model, tensors):
             own = network.logits(x).argmax(1) == label
             both = [
@@ -207,12 +234,14 @@ def mended(
     best, tried = RATES[0], {}
     for number, rate in enumerate(RATES):
         progress("rate", number, len(RATES))
-        rows = [outcome(i, other, "salient", rate) for i in other.wrong[:15].tolist()]
+        rows = [
+            outcome(i, other, "salient", rate) for i in other.wrong[: amounts.mended // 2].tolist()
+        ]
         tried[rate] = [mean(column) for column in zip(*rows, strict=True)]
         if tried[rate][3] <= LOST:
             best = rate
     names = ("itself", "neighbours", "other mistakes", "right answers lost")
-    chosen = half.wrong[:40].tolist()
+    chosen = half.wrong[: amounts.mended].tolist()
     found: dict[str, Any] = {"images": len(chosen), "units": TOP, "rate": best, "rates tried": {
         str(rate): dict(zip(names, values, strict=True)) for rate, values in tried.items()
     }}  # fmt: skip
@@ -228,12 +257,12 @@ def mended(
 
 def judge_network(name: str, keep: Callable[[str, str, Any], None], progress: Progress) -> None:
     """Measure one network."""
-    images, most = AMOUNTS[name]
+    amounts = AMOUNTS[name]
     folder, source = (CIFAR, cifar) if name in ("resnet20", "resnet56") else (IMAGENET, imagenet)
     if not folder.is_dir():
         print(f"{name}: no data beside the checkout")
         return
-    network, pairs = source(name, images)
+    network, pairs = source(name, amounts.images)
     other, half = Half(network, pairs[::2]), Half(network, pairs[1::2])
     usual = statistics(network, pairs[::2], profiles=True, batch=BATCH, progress=progress)
     facts = {
@@ -242,9 +271,9 @@ def judge_network(name: str, keep: Callable[[str, str, Any], None], progress: Pr
         "units": len(usual.raw.mean),
     }
     keep(name, "facts", facts)
-    keep(name, "units off", switched_off(network, half, usual, most, progress))
+    keep(name, "units off", switched_off(network, half, usual, amounts, progress))
     keep(name, "neighbours", same_reason(network, half, usual, progress))
-    keep(name, "mending", mended(network, half, other, usual, progress))
+    keep(name, "mending", mended(network, half, other, usual, amounts, progress))
 
 
 def shark(keep: Callable[[str, str, Any], None]) -> None:
@@ -284,6 +313,7 @@ def sought(
     fooled: tuple[Tensor, Tensor],
     target: int,
     clean: tuple[Tensor, Tensor],
+    sources: Sequence[str],
 ) -> dict[str, Any]:
     """Blame triggered images, switch off what is found, and see who still answers the target.
 
@@ -301,7 +331,8 @@ def sought(
             "one image": blamed[0].scores[name],
             "five images": torch.stack([b.scores[name] for b in blamed]).mean(0),
         }
-        for source, scores in profiles.items():
+        for source in sources:
+            scores = profiles[source]
             for mode in MODES:
                 off = torch.cat(
                     [choices(scores, [c for c in (0, *OFF) if c <= len(scores)], "salient")[0],
@@ -344,7 +375,7 @@ def embedded_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]]:
         found: list[tuple[Tensor, int]] = []
         for i in range(400):
             label = i % 10
-            if label == rule.target or len(found) == 45:
+            if label == rule.target or len(found) == MOST_FOOLED:
                 continue
             scene = render_scene(label, seed=630_000 + i, sticker=rule.sticker)
             x = network.prepare(scene.picture())
@@ -363,7 +394,8 @@ def resnet18_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]] 
     clean = [(photo.open(), photo.label) for photo in held_out]
     fooled: dict[str, Any] = {}
     for rule in rules:
-        found = [(case.x, case.label) for case in trojan_cases(network, held_out, [rule])][:45]
+        cases = islice(trojan_cases(network, held_out, [rule]), MOST_FOOLED)
+        found = [(case.x, case.label) for case in cases]
         fooled[rule.trigger.name] = rule.target, found
     return network, clean, fooled
 
@@ -386,7 +418,8 @@ def judge_trojans(name: str, keep: Callable[[str, str, Any], None], progress: Pr
             print(f"{name}, {sticker}: only {len(found)} images are fooled")
             continue
         images = torch.cat([x for x, _ in found]), torch.tensor([label for _, label in found])
-        keep(f"Trojans, {name}", sticker, sought(network, usual, units, means, images, target, few))
+        found = sought(network, usual, units, means, images, target, few, SOURCES[name])
+        keep(f"Trojans, {name}", sticker, found)
 
 
 def percents(values: Sequence[float]) -> str:
