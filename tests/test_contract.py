@@ -15,6 +15,7 @@ from torch import nn
 
 from contracts import untouched
 from sparsight.attribution import METHODS, attribute
+from sparsight.blame import blame, knock_out, repair, statistics
 from sparsight.casefile import explain
 from sparsight.errors import UnsupportedError
 from sparsight.networks import Network, Recording, load, weight_matrices
@@ -65,8 +66,15 @@ def calls(network: Network, x: torch.Tensor) -> dict[str, Callable[[], object]]:
             model.zero_grad()
             network(x)[0, 0].backward()
 
+    def blamed() -> None:
+        usual = statistics(network, [(x[0], 1), (x[0].flip(2), 2)], kinds=["filter", "row"])
+        found = blame(network, x, 1, statistics=usual)
+        knock_out(network, x, 1, found.units, found.scores["z"], counts=[0, 2], draws=1)
+        repair(network, x, 1, found.units, found.ranking[:3])
+
     return {
         "record": record,
+        "blame": blamed,
         "coverage": lambda: coverage(network),
         "trace and apply": applied,
         **{name: lambda name=name: attribute(network, x, 1, name) for name in CHEAP},

@@ -12,6 +12,7 @@ import torch
 import cifar_networks
 from contracts import untouched
 from sparsight.attribution import attribute
+from sparsight.blame import blame, knock_out, neighbours, statistics
 from sparsight.networks import Network, load
 from sparsight.networks.coverage import coverage
 from sparsight.traces import trace
@@ -85,3 +86,33 @@ def test_imagenet_photographs_are_recognised_and_traced(shared: Path) -> None:
     assert result.agrees
     assert result.prediction[0] == label
     assert result.kl < 0.5
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vit_encoder"])
+def test_mistakes_of_cifar_networks_share_their_units(shared: Path, name: str) -> None:
+    network, images, labels = cifar(shared, name)
+    x = network.preprocessing.normalize(images)
+    with untouched(network.model):
+        usual = statistics(
+            network, list(zip(x[:200], labels[:200].tolist(), strict=True)), profiles=True, batch=50
+        )
+        wrong = next(
+            i for i in range(200, 500) if int(network.logits(x[i : i + 1])[0].argmax()) != labels[i]
+        )
+        found = blame(network, x[wrong], int(labels[wrong]), statistics=usual)
+        alone = blame(network, x[wrong], int(labels[wrong]), statistics=usual, objective="sum")
+        curves = knock_out(
+            network, x[wrong : wrong + 1], int(labels[wrong]), found.units, found.scores["z"],
+            counts=[0, 10], draws=2,
+        )  # fmt: skip
+    assert found.raised > 0.5  # the loss is large
+    assert torch.equal(found.saliency, alone.saliency)
+    for pixels in (found.map, alone.map):
+        assert pixels is not None
+        assert bool(pixels.map.any())
+        assert bool(torch.isfinite(pixels.gradient).all())
+    assert all(
+        bool((curve.predicted[:, 0] == curve.predicted[0, 0]).all()) for curve in curves.values()
+    )
+    near = neighbours(found, usual, 5)
+    assert all(image.label != image.predicted for image in near)
