@@ -81,8 +81,9 @@ class Statistics:
     splits
         Moments of the raw saliency of ``correct`` and ``wrong`` images, and of each ``class N``,
         where asked for.
-    largest
-        The largest saliencies of each unit in decreasing order, ``(kept, units)``, float32.
+    tail, largest
+        How many of the largest saliencies of each unit are kept, and those, in decreasing order,
+        ``(kept, units)``, float32.
     profiles
         All of them, ``(samples, units)``, float32, where kept.
     untouched
@@ -109,6 +110,7 @@ class Statistics:
     raw: Moments
     normalised: Moments
     splits: dict[str, Moments] = field(default_factory=dict)
+    tail: int = 0
     largest: Tensor | None = None
     profiles: Tensor | None = None
     untouched: tuple[str, ...] = ()
@@ -166,7 +168,7 @@ class Statistics:
             raw=self.raw.merge(other.raw),
             normalised=self.normalised.merge(other.normalised),
             splits=splits,
-            largest=_keep_largest(self.largest, other.largest),
+            largest=_keep_largest(self.largest, other.largest, self.tail),
             profiles=_below(self.profiles, other.profiles),
             untouched=tuple(name for name in self.untouched if name in other.untouched),
         )
@@ -176,7 +178,7 @@ class Statistics:
             "network": self.fingerprint,
             "kinds": self.kinds,
             "loss": self.loss,
-            "tail": None if self.largest is None else True,
+            "tail": self.tail,
             "profiles": self.profiles is not None,
         }
 
@@ -279,6 +281,7 @@ def statistics(
     found = Statistics(
         network.spec, fingerprint(network.model), wanted, loss, (), (), (), (),
         Moments.none(width), Moments.none(width),
+        tail=tail,
         largest=torch.zeros(0, width) if tail else None,
         profiles=torch.zeros(0, width) if profiles else None,
         untouched=tuple(group.title for group in measure.units.groups),
@@ -319,8 +322,6 @@ def statistics(
         if profiles:
             kept.append(measured.saliency.float().cpu())
         found = replace(found, profiles=None).merge(piece)
-        if tail and found.largest is not None:
-            found = replace(found, largest=found.largest[:tail])
         if file is not None and time.monotonic() - saved > _SAVE_EVERY:
             saved = time.monotonic()
             _write(file, replace(found, profiles=torch.cat(kept) if profiles else None), identity)
@@ -358,10 +359,10 @@ def _split(
     return {name: Moments.of(saliency[part]) for name, part in parts.items() if part.any()}
 
 
-def _keep_largest(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _keep_largest(a: Tensor | None, b: Tensor | None, tail: int) -> Tensor | None:
     if a is None or b is None:
         return None
-    return torch.cat([a, b]).sort(0, descending=True).values
+    return torch.cat([a, b]).sort(0, descending=True).values[:tail]
 
 
 def _below(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -386,7 +387,7 @@ def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
         value = getattr(found, name)
         if value is not None:
             tensors[name] = value
-    plain = ("network", "fingerprint", "kinds", "loss", "names", "labels", "predictions",
+    plain = ("network", "fingerprint", "kinds", "loss", "tail", "names", "labels", "predictions",
              "losses", "untouched", "versions")  # fmt: skip
     content = {"kind": _KIND, "schema": _SCHEMA, **{name: getattr(found, name) for name in plain}}
     draft = file.with_name(f".{file.name}.part")
