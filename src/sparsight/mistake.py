@@ -5,7 +5,7 @@ The bridge from ``blame`` and ``traces`` to the plain data that ``reports`` show
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ from sparsight.blame import (
     neighbours,
     usual_outputs,
 )
+from sparsight.blame.engine import TOP
 from sparsight.blame.layout import mean_over_weights
+from sparsight.datasets.folders import SUFFIXES
 from sparsight.errors import InputError
 from sparsight.networks import Network, open_image
 from sparsight.reports.blame import BlamedUnit, BlameReport, Curves, Profile, SimilarImage
@@ -50,7 +52,7 @@ def investigate(
     *,
     statistics: Statistics,
     by: str = "z",
-    top: int = 10,
+    top: int | None = None,
     objective: str | None = "match",
     trace: Trace | None = None,
     counts: Sequence[int] = COUNTS,
@@ -75,7 +77,7 @@ def investigate(
         What is usual, see :func:`sparsight.blame.statistics`; with profiles, images that fail for
         the same reason are found too.
     by, top, objective
-        See :func:`sparsight.blame.blame`.
+        See :func:`sparsight.blame.blame`; by default the top 10 units, or all of fewer.
     trace
         A trace of the network for the image: its units are measured too.
     counts
@@ -97,6 +99,7 @@ def investigate(
     InputError
         As :func:`sparsight.blame.blame`; ``mean`` without a reference.
     """
+    top = min(TOP, len(statistics.raw.mean)) if top is None else top
     found = blame(network, image, label, statistics=statistics, by=by, top=top, objective=objective)
     profiles, kept, overlap = [_profile("Dense", found)], None, None
     if trace is not None:
@@ -117,11 +120,11 @@ def investigate(
             network, network.prepare(image), found, fitting, mode, reference, draws, seed, chunk,
             progress,
         )  # fmt: skip
-    own = str(image) if isinstance(image, str | Path) else None
+    own = Path(image).resolve() if isinstance(image, str | Path) else None
     similar = []
     if statistics.profiles is not None and statistics.correct < statistics.samples:
         near = neighbours(found, statistics, _NEAR + 1)
-        similar = [n for n in near if n.name != own][:_NEAR]
+        similar = [n for n in near if own is None or Path(n.name).resolve() != own][:_NEAR]
     units = [
         BlamedUnit(
             *found.units.locate(index),
@@ -189,18 +192,18 @@ def _curves(
     progress: Progress | None,
 ) -> Curves:
     """Switch units off on the image, and on the images of the reference."""
-    batches = [
-        (
-            torch.cat([network.prepare(image) for image, _ in reference[start : start + BATCH]]),
-            torch.tensor([network.class_index(y) for _, y in reference[start : start + BATCH]]),
-        )
-        for start in range(0, len(reference), BATCH)
-    ]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(reference), BATCH):
+            some = reference[start : start + BATCH]
+            images = torch.cat([network.prepare(image) for image, _ in some])
+            yield images, torch.tensor([network.class_index(label) for _, label in some])
+
     usual = None
     if mode == "mean":
-        if not batches:
+        if not reference:
             raise InputError("switching to the mean needs images to average over: give a reference")
-        usual = usual_outputs(network, [images for images, _ in batches], found.units)
+        usual = usual_outputs(network, (images for images, _ in batches()), found.units)
     scores = found.scores[found.by]
     swept = knock_out(
         network, x, found.label, found.units, scores, counts=counts, mode=mode, usual=usual,
@@ -209,9 +212,9 @@ def _curves(
     damage: dict[str, list[float]] = {}
     off = torch.cat([choices(scores, counts, order, 1, seed)[0] for order in ORDERS])
     lost, right = torch.zeros(len(off), dtype=torch.float64), 0
-    for number, (images, labels) in enumerate(batches):
+    for number, (images, labels) in enumerate(batches()):
         if progress is not None:
-            progress("damage", number, len(batches))
+            progress("damage", number * BATCH, len(reference))
         good = network.logits(images).argmax(1).cpu() == labels
         if good.any():
             answers = answers_without(
@@ -219,7 +222,12 @@ def _curves(
             ).argmax(2)
             lost += (answers.cpu() != labels[good][:, None]).double().sum(0)
             right += int(good.sum())
-    if right:
+    if reference:
+        if not right:
+            raise InputError(
+                "the network gets none of the reference images right: nothing can be lost, so "
+                "check their labels"
+            )
         parts = (lost / right).split(len(counts))
         damage = {order: part.tolist() for order, part in zip(ORDERS, parts, strict=True)}
     return Curves(
@@ -232,9 +240,12 @@ def _curves(
 
 
 def _picture(name: str) -> np.ndarray | None:
-    """Read a thumbnail, if the name is still that of an image file."""
-    if not Path(name).is_file():
+    """Read a thumbnail, if the name is still that of an image file that can be read."""
+    if Path(name).suffix.lower() not in SUFFIXES:
         return None
-    picture = open_image(name).convert("RGB")
+    try:
+        picture = open_image(name).convert("RGB")
+    except InputError:
+        return None
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return np.asarray(picture, dtype=np.float32) / 255

@@ -14,6 +14,7 @@ from timm.layers import Mlp
 from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchvision.models import vit_b_16
 
 from blame.reference import network_of, slow_saliency
 from contracts import untouched
@@ -305,6 +306,87 @@ def test_what_cannot_be_measured_is_refused():
     network.model.train()
     with pytest.raises(NetworkError, match="training mode"):
         SaliencyOf(network, units)
+
+
+def test_heads_of_torchvision_are_counted_once():
+    assert len(Units.of(vit_b_16(), ["head"])) == 144
+    assert len(Units.of(vit_b_16(), ["neuron"])) == 12 * 3072
+
+
+class Queries(nn.Module):
+    """A learnt query asks the tokens: no image leads to its projection. A norm without a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.query = nn.Linear(9, 12), nn.Parameter(torch.randn(1, 2, 12))
+        self.pool = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(12, bias=False), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(F.unfold(x[:, :1], 3, stride=3).mT)
+        asked = self.pool(self.query.expand(len(x), -1, -1), x, x, need_weights=False)[0]
+        return self.head(self.norm(asked).mean(1))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kinds", [["row"], ["head"], ["norm"]], ids="-".join)
+def test_layers_that_no_image_leads_to_are_measured(kinds, frozen):
+    network = network_of(Queries())
+    units = Units.of(network.model, kinds)
+    images, labels = batch()
+    expected = slow_saliency(network, images, labels, units)
+    for parameter in network.model.parameters():
+        parameter.requires_grad_(not frozen)
+    with untouched(network.model):
+        measure = SaliencyOf(network, units)
+        found = measure(images, labels).saliency
+    assert torch.allclose(found, expected, atol=1e-14)
+    assert not measure.untouched
+
+
+def test_a_network_that_mixes_its_images_is_refused():
+    class Sides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = self.conv(torch.cat([x, x.flip(3)])).mean((2, 3))
+            return self.fc(both.reshape(2, len(x), -1).sum(0))
+
+    network = network_of(Sides())
+    units = Units.of(network.model, ["filter"])
+    images, labels = batch()
+    with pytest.raises(UnsupportedError, match="one at a time"):
+        SaliencyOf(network, units)(images, labels)
+    alone = SaliencyOf(network, units)(images[:1], labels[:1]).saliency
+    assert torch.allclose(alone, slow_saliency(network, images[:1], labels[:1], units), atol=1e-14)
+
+
+class OldStyle(torch.autograd.Function):
+    """Squares, written as before there was setup_context."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+def test_old_functions_go_backward_twice():
+    class Squared(Golden):
+        def forward(self, x: Tensor) -> Tensor:
+            return OldStyle.apply(super().forward(x))
+
+    network = network_of(Squared(), size=16, classes=10)
+    units = Units.of(network.model, ["filter"])
+    x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    found = input_map(network, x, 3, units, torch.randn(len(units), dtype=torch.float64))
+    assert found.computed == BACKWARD
+    assert bool(found.map.any())
 
 
 def test_inputs_overwritten_in_place_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats as laws
 from torch import Tensor
@@ -121,7 +123,7 @@ def test_what_does_not_belong_together_is_not_merged():
     with pytest.raises(InputError, match="differ in loss"):
         one.merge(statistics(network, given, loss="logit"))
     with pytest.raises(InputError, match="differ in tail"):
-        one.merge(statistics(network, given, tail=2))
+        one.merge(statistics(network, given, tail=5))
     with pytest.raises(InputError, match="of the same units"):
         Moments.none(2).merge(Moments.none(3))
 
@@ -168,8 +170,48 @@ def test_an_interrupted_pass_goes_on_with_the_same_result(tmp_path, monkeypatch)
         network, given, batch=3, state=state, progress=lambda *step: seen.append(step[1]), **ALL
     )
     assert seen == [6, 9]
-    assert not state.exists()
     same(found, statistics(network, given, batch=3, **ALL), exactly=True)
+
+
+def test_files_whose_parts_do_not_fit_are_refused(tmp_path):
+    network = network_of(Odd())
+    file = statistics(network, samples(), **ALL).save(tmp_path / "usual")
+    with safe_open(file, "pt") as stored:
+        metadata, whole = stored.metadata(), {k: stored.get_tensor(k) for k in stored.keys()}  # noqa: SIM118
+    about = json.loads(whole["about"].numpy().tobytes())
+
+    def described(**change: object) -> Tensor:
+        return torch.tensor(list(json.dumps(about | change).encode()), dtype=torch.uint8)
+
+    width = len(whole["raw.mean"])
+    damages = [
+        {"about": described(labels=[1])},
+        {"about": described(labels=["a"] * 11)},
+        {"about": described(network=5)},
+        {"about": described(losses=["a"] * 11)},
+        {"about": described(surplus=1)},
+        {"normalised.mean": torch.zeros(3, dtype=torch.float64)},
+        {"largest": torch.zeros(9, width)},
+        {"profiles": torch.zeros(2, width)},
+        {"raw.m2": torch.full((width,), float("nan"), dtype=torch.float64)},
+    ]
+    for damage in damages:
+        save_file(whole | damage, file, metadata)
+        with pytest.raises(InputError, match="cannot be read as statistics"):
+            Statistics.load(file)
+    save_file(whole, file, metadata)
+    Statistics.load(file)
+    save_file(whole, file, metadata | {"schema": "9"})
+    with pytest.raises(InputError, match="schema 9"):
+        Statistics.load(file)
+
+
+def test_a_state_of_other_pictures_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsight.blame.usual._SAVE_EVERY", 0.0)
+    network, state = network_of(Odd()), tmp_path / "state"
+    statistics(network, samples(6), batch=3, state=state)
+    with pytest.raises(InputError, match="another pass"):
+        statistics(network, samples(6, seed=1), batch=3, state=state)
 
 
 def test_other_weights_are_another_network():
@@ -194,6 +236,10 @@ def test_bad_samples_are_named():
         statistics(network, [(good, 99)])
     with pytest.raises(InputError, match="no split"):
         statistics(network, [(good, 1)], split=["half"])
+    with pytest.raises(InputError, match="tells nothing"):
+        statistics(network, [(good, 1)], tail=2)
+    with pytest.raises(InputError, match=r"sample 0: .*'unicorn'"):
+        statistics(network, [(good, "unicorn")])
     with pytest.raises(InputError, match="batches of 0"):
         statistics(network, [(good, 1)], batch=0)
 
@@ -233,6 +279,11 @@ def test_tails_fit_pareto_laws():
     flat = torch.ones(6, 1, dtype=torch.float64)
     both = tail_probability(torch.tensor([[1.0], [2.0]], dtype=torch.float64), flat, 10)
     assert both[:, 0].tolist() == [1.0, 0.0]
+    usual = statistics(network_of(Odd()), samples(20), tail=10)
+    rising = usual.largest[0] * torch.tensor([1.5, 3.0, 1e3, 1e6])[:, None]
+    scores = score("tail", rising, usual)
+    assert bool((scores.diff(dim=0) >= 0).all())
+    assert bool((scores[-1] > scores[-2])[usual.largest[0] > 0].all())
     with pytest.raises(InputError, match="tells nothing"):
         tail_probability(flat, flat[:3], 10)
 

@@ -169,7 +169,7 @@ def blame(
             x, torch.tensor([index], device=x.device)
         )
         saliency = measured.saliency[0].double().cpu()
-        scores = {name: score(name, saliency, statistics) for name in _possible(statistics, by)}
+        scores = {name: score(name, saliency, statistics) for name in _possible(by)}
         pixels = None
         if objective is not None:
             z, std = scores["z"], statistics.raw.std
@@ -191,10 +191,10 @@ def blame(
     )
 
 
-def _possible(statistics: Statistics, by: str) -> Sequence[str]:
-    """Name the scores that the statistics allow, and the one that was asked for."""
-    needs = {"percentile": statistics.profiles, "tail": statistics.largest}
-    return [name for name in SCORES if name == by or name not in needs or needs[name] is not None]
+def _possible(by: str) -> Sequence[str]:
+    """Name the scores that are cheap, and the one that was asked for."""
+    costly = ("percentile", "tail")
+    return [name for name in SCORES if name == by or name not in costly]
 
 
 @dataclass(frozen=True)

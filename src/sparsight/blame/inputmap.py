@@ -140,7 +140,12 @@ def input_map(
         return loss_function(functional_call(view, given, (image,)), labels).sum()
 
     with sdpa_kernel(SDPBackend.MATH):
-        signs = {name: value.sign() for name, value in grad(evaluate)(parameters, x).items()}
+        given = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                evaluate(given, x), list(given.values()), allow_unused=True, materialize_grads=True
+            )
+        signs = {name: value.sign() for name, value in zip(given, found, strict=True)}
         tangents = {name: value * signs[name] for name, value in spread.items()}
         try:
             with warnings.catch_warnings():  # torch's own rules use what torch deprecates
@@ -149,7 +154,9 @@ def input_map(
                     lambda given: grad(evaluate, argnums=1)(given, x), (parameters,), (tangents,)
                 )
             return InputMap(both[1][0].detach(), FORWARD)
-        except NotImplementedError:
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operation without such a rule
             return InputMap(_twice_backward(evaluate, parameters, tangents, x), BACKWARD)
 
 

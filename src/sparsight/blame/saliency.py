@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +26,13 @@ from torch.nn.grad import conv2d_weight
 from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import (
+    LayerCall,
     LayerInput,
     Network,
     Recording,
     Units,
     images_first,
+    shared_view,
 )
 from sparsight.networks.recording import pad_input
 
@@ -37,6 +40,7 @@ __all__ = ["LOSSES", "Measured", "SaliencyOf", "loss_of"]
 
 _CACHE = 2**18  # weight gradients at a time on a CPU: they stay in its cache
 _DEVICE = 2**27
+_APART = 0.05  # of the largest saliency: more is no rounding
 _TOGETHER = 2**24  # products of a layer, above which each image's convolution is fast by itself
 _Axis = tuple[str, str]  # a matrix's name, and rows or columns
 
@@ -143,6 +147,7 @@ class SaliencyOf:
         self.network, self.units = network, units
         self._loss = loss_of(loss)
         self._axes = {(p.matrix.name, p.axis) for group in units.groups for p in group.parts}
+        self._view = shared_view(network)  # its parameters want no gradients
         self._plan: Plan | None = None
         self._reached: set[str] = set()
 
@@ -174,17 +179,32 @@ class SaliencyOf:
             If no gradient reaches any unit, or a layer hides which part of its input belongs to
             which image.
         """
+        first = self._plan is None
         if self._plan is None:
             self._plan = Plan(self.network, self.units, images[:1])
-        plan, model = self._plan, self.network.model
+        found = self._measure(images, labels, self._plan)
+        if first and len(images) > 1:
+            alone = self._measure(images[-1:], labels[-1:], self._plan).saliency[0]
+            if float((found.saliency[-1] - alone).abs().max()) > _APART * float(alone.abs().max()):
+                raise UnsupportedError(
+                    f"network {self.network.spec!r} mixes the images of a batch: measure them one "
+                    "at a time (batch=1, --batch 1)"
+                )
+        return found
+
+    def _measure(self, images: Tensor, labels: Tensor, plan: Plan) -> Measured:
+        model = self._view.get_submodule("model")
         sums = _Sums(plan, len(images), self._axes)
         images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         with (
             torch.enable_grad(),
-            Recording(model, plan.matrices, on_gradient=sums.pull, on_input=sums.see),
+            Recording(
+                model, plan.matrices, on_gradient=sums.pull, on_input=sums.see,
+                edit_output=sums.reach,
+            ),
             Normalisations(model, plan.norms, sums.see_norm),
-        ):
-            logits = self.network(images)
+        ):  # fmt: skip
+            logits: Tensor = self._view(images)
             loss = self._loss(logits.float() if logits.dtype.itemsize < 4 else logits, labels)
         if not torch.isfinite(loss).all():
             raise NumericalError(
@@ -192,7 +212,7 @@ class SaliencyOf:
                 "these images are corrupt"
             )
         if loss.requires_grad:
-            torch.autograd.grad(loss.sum(), images, allow_unused=True)
+            torch.autograd.grad(loss.sum(), [images, *sums.leaves], allow_unused=True)
         sums.finish()
         self._reached |= sums.reached
         if not self._reached:
@@ -229,6 +249,8 @@ class _Sums:
         self.reached: set[str] = set()
         self._scale: dict[str, Tensor] = {}
         self._shift: dict[str, Tensor] = {}
+        self.leaves: list[Tensor] = []
+        self._kept: list[LayerInput] = []  # alive, so that no other gets its number
         self._versions: dict[int, int] = {}
         self._waiting: dict[str, list[tuple[LayerInput, Tensor]]] = {}
 
@@ -236,9 +258,23 @@ class _Sums:
         """Note the state of a layer's input, which is read again in the backward pass."""
         self._versions[id(use)] = use.input._version
 
+    def reach(self, call: LayerCall) -> Tensor | None:
+        """Let the gradient come to a layer that no image leads to, such as learnt queries."""
+        if call.output.requires_grad or call.matrix.name in self.plan.shared:
+            return None
+        leaf = call.output.detach().requires_grad_()
+        use = LayerInput(call.matrix, call.input, call.bias, call.geometry)
+        self.see(use)
+        self._kept.append(use)
+        leaf.register_hook(partial(self.pull, use))
+        self.leaves.append(leaf)
+        return leaf
+
     def pull(self, use: LayerInput, gradient: Tensor) -> None:
         """Take the gradient of a layer's output, once those of all its uses are there."""
         name = use.matrix.name
+        if name in self.plan.shared:
+            return
         if use.input._version != self._versions[id(use)]:
             raise UnsupportedError(
                 f"what layer {name!r} gets is overwritten in place after its use, and the gradient "
@@ -272,7 +308,9 @@ class _Sums:
             self._take(uses)
         self._waiting.clear()
         for name, scale in self._scale.items():
-            self.norms[name] = (scale.abs() + self._shift[name].abs()) / 2
+            self.norms[name] = scale.abs()
+            if name in self.plan.shifted:
+                self.norms[name] = (scale.abs() + self._shift[name].abs()) / 2
             self.reached.add(name)
 
     @torch.no_grad()

@@ -13,7 +13,8 @@ r"""How unusual a unit's saliency is, in five ways.
 ``tail``
     :math:`-\log_{10}` of the probability that a value is as large, by a generalised Pareto law
     fitted to each unit's largest values (peaks over threshold, Wang & Sato 2023, here by
-    probability-weighted moments, Hosking & Wallis 1987). Zero below the threshold.
+    probability-weighted moments, Hosking & Wallis 1987). Zero below the threshold; 300 and more,
+    by the distance from the threshold, beyond the end of a law that has one.
 
 In all of them larger means more to blame.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsight.blame.usual import Statistics
+from sparsight.blame.usual import FEWEST, Statistics
 from sparsight.errors import InputError
 
 __all__ = ["SCORES", "score", "tail_probability"]
@@ -33,6 +34,7 @@ SCORES = ("z", "share", "raw", "percentile", "tail")
 
 _TINY = 1e-14  # a spread that counts as none, as published
 _SMALLEST = 1e-300
+_ROWS = 512  # profiles at a time
 
 
 def score(name: str, saliency: Tensor, statistics: Statistics) -> Tensor:
@@ -95,8 +97,10 @@ def score(name: str, saliency: Tensor, statistics: Statistics) -> Tensor:
                 "tail probabilities need each unit's largest values: make the statistics with "
                 "tail=100 (--tail 100)"
             )
-        found = tail_probability(values, statistics.largest.double(), statistics.samples)
-        return -found.clamp_min(_SMALLEST).log10()
+        largest = statistics.largest.double()
+        found = tail_probability(values, largest, statistics.samples)
+        beyond = (values / largest[-1].clamp_min(_TINY)).clamp_min(0).log1p()
+        return torch.where(found > _SMALLEST, -found.clamp_min(_SMALLEST).log10(), 300 + beyond)
     raise InputError(f"no score is called {name!r}: choose from {', '.join(SCORES)}")
 
 
@@ -107,12 +111,12 @@ def _standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def _percentile(values: Tensor, profiles: Tensor) -> Tensor:
     """Share of the profiles below each value, ties counted half."""
-    ordered = profiles.double().sort(0).values.T.contiguous()
-    flat = values.reshape(-1, values.shape[-1]).T.contiguous()
-    low = torch.searchsorted(ordered, flat, right=False)
-    high = torch.searchsorted(ordered, flat, right=True)
-    found = (low + high).double() / (2 * len(profiles))
-    return found.T.reshape(values.shape)
+    flat = values.reshape(-1, values.shape[-1])
+    found = torch.zeros_like(flat)
+    for part in profiles.split(_ROWS):
+        for row, own in zip(found, flat, strict=True):
+            row += (part < own).sum(0) + 0.5 * (part == own).sum(0)
+    return (found / len(profiles)).reshape(values.shape)
 
 
 def tail_probability(values: Tensor, largest: Tensor, samples: int) -> Tensor:
@@ -142,9 +146,10 @@ def tail_probability(values: Tensor, largest: Tensor, samples: int) -> Tensor:
         If fewer than 5 values are kept.
     """
     kept = len(largest)
-    if kept < 5:
+    if kept < FEWEST:
         raise InputError(
-            f"a tail of {kept} values tells nothing: keep 5 or more of each unit, of more samples"
+            f"a tail of {kept} values tells nothing: keep {FEWEST} or more of each unit, of more "
+            "samples"
         )
     threshold = largest[-1]
     excess = (largest[:-1] - threshold).flip(0)  # increasing

@@ -201,7 +201,9 @@ def answers_without(
     plan = Plan(network, units, images[:1])
     which = torch.arange(len(images), device=images.device).repeat_interleave(choices)
     flat = off.flatten(0, 1)
-    answers = []
+    answers: list[Tensor] = []
+    if _touches(units, flat, plan.shared):
+        chunk = 1  # what is shared by all images of a batch can be off for all alone
     for start in range(0, len(which), chunk):
         some = slice(start, start + chunk)
         on = (~flat[some]).to(images.device, torch.float32)
@@ -216,6 +218,16 @@ def answers_without(
         ):  # fmt: skip
             answers.append(network(images[which[some]]))
     return torch.cat(answers).reshape(len(images), choices, -1)
+
+
+def _touches(units: Units, off: Tensor, names: set[str]) -> bool:
+    """Whether any unit of some layers is ever off."""
+    any_off = off.any(0).split([group.count for group in units.groups])
+    parts = (_switched_at(group) for group in units.groups)
+    return any(
+        part is not None and part.matrix.name in names and bool(own.any())
+        for part, own in zip(parts, any_off, strict=True)
+    )
 
 
 def usual_outputs(network: Network, batches: Iterable[Tensor], units: Units) -> dict[str, Tensor]:

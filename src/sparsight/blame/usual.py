@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ __all__ = ["Sample", "Statistics", "default_kinds", "fingerprint", "statistics"]
 Progress = Callable[[str, int, int], None]
 Sample = tuple[Image.Image | str | Path | Tensor, int | str]
 """An image and its label, a class by number or name."""
+
+FEWEST = 5
+"""Values of a unit that a tail needs at least."""
 
 _KIND, _SCHEMA = "saliency statistics", 1
 _BATCH = 8
@@ -247,7 +251,7 @@ def statistics(
         Images per pass.
     state
         A file to keep what has been measured in, every 30 seconds; the same call goes on from it,
-        with the result that it would have had uninterrupted. It is deleted at the end.
+        with the result that it would have had uninterrupted. Delete it when the result is saved.
     progress
         Called as ``progress("statistics", done, total)``.
 
@@ -270,6 +274,8 @@ def statistics(
         raise InputError("no samples: give images with their labels")
     if batch < 1:
         raise InputError(f"batches of {batch} images: give 1 or more")
+    if 0 < tail < FEWEST:
+        raise InputError(f"a tail of {tail} values tells nothing: keep {FEWEST} or more, or 0")
     for name in split:
         if name not in _SPLITS:
             raise InputError(f"no split is called {name!r}: choose from {', '.join(_SPLITS)}")
@@ -277,7 +283,10 @@ def statistics(
     measure = SaliencyOf(network, Units.of(network.model, wanted), loss)
     width, file = len(measure.units), None if state is None else Path(state)
     names = tuple(_name(image, number) for number, (image, _) in enumerate(chosen))
-    labels = [network.class_index(label) for _, label in chosen]
+    labels = [
+        _named(name, network.class_index, label)
+        for name, (_, label) in zip(names, chosen, strict=True)
+    ]
     found = Statistics(
         network.spec, fingerprint(network.model), wanted, loss, (), (), (), (),
         Moments.none(width), Moments.none(width),
@@ -287,7 +296,7 @@ def statistics(
         untouched=tuple(group.title for group in measure.units.groups),
     )  # fmt: skip
     identity = {
-        "data": hashlib.sha256(json.dumps([names, labels]).encode()).hexdigest(),
+        "data": _data_digest(chosen, names, labels),
         "settings": json.dumps([tail, batch, sorted(split)]),
     }
     if file is not None and file.exists():
@@ -300,12 +309,12 @@ def statistics(
         some = slice(start, start + batch)
         images = torch.cat(
             [
-                _prepare(network, *pair)
-                for pair in zip((image for image, _ in chosen[some]), names[some], strict=True)
+                _named(name, network.prepare, image)
+                for name, (image, _) in zip(names[some], chosen[some], strict=True)
             ]
         )
         own = torch.tensor(labels[some], device=images.device)
-        measured = measure(images, own)
+        measured = _named(f"{names[start]} and after", measure, images, own)
         piece = replace(
             found,
             names=names[some],
@@ -325,16 +334,30 @@ def statistics(
         if file is not None and time.monotonic() - saved > _SAVE_EVERY:
             saved = time.monotonic()
             _write(file, replace(found, profiles=torch.cat(kept) if profiles else None), identity)
-    if file is not None:
-        file.unlink(missing_ok=True)
     return replace(found, profiles=torch.cat(kept) if profiles else None)
 
 
-def _prepare(network: Network, image: Any, name: str) -> Tensor:
+def _named(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something for a sample, and name it in an error."""
     try:
-        return network.prepare(image)
+        return work(*arguments)
     except SparsightError as error:
-        raise InputError(f"sample {name}: {error}") from error
+        raise type(error)(f"sample {name.removeprefix('sample ')}: {error}") from error
+
+
+def _data_digest(samples: Sequence[Sample], names: Sequence[str], labels: Sequence[int]) -> str:
+    """Tell one data set from another: by files and their times, or by what is in tensors."""
+    digest = hashlib.sha256(json.dumps([names, labels]).encode())
+    for image, _ in samples:
+        if isinstance(image, Tensor):
+            values = image.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(values.numpy().tobytes())
+        elif isinstance(image, Image.Image):
+            digest.update(image.tobytes())
+        elif Path(image).is_file():
+            facts = Path(image).stat()
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _name(image: Any, number: int) -> str:
@@ -379,6 +402,34 @@ def _resume(file: Path, fresh: Statistics, identity: dict[str, str]) -> Statisti
     return found
 
 
+def _check(found: Statistics) -> None:
+    """Raise a ValueError where the parts of statistics do not belong together."""
+    samples, width = found.raw.count, len(found.raw.mean)
+    text = (found.network, found.fingerprint, found.loss, *found.kinds, *found.names)
+    counts = (*found.labels, *found.predictions, found.tail)
+    if not all(isinstance(value, str) for value in (*text, *found.untouched)):
+        raise ValueError("a name is no text")
+    if not all(isinstance(value, int) for value in counts):
+        raise ValueError("a class is no number")
+    if not all(isinstance(value, float) for value in found.losses):
+        raise ValueError("a loss is no number")
+    each = (found.names, found.labels, found.predictions, found.losses)
+    if any(len(values) != samples for values in each) or found.normalised.count != samples:
+        raise ValueError(f"not all of it is of {samples} samples")
+    moments = (found.raw, found.normalised, *found.splits.values())
+    tensors = [getattr(m, name) for m in moments for name in ("mean", "m2", "m3", "m4")]
+    if any(tensor.shape != (width,) for tensor in tensors):
+        raise ValueError(f"not all of it is of {width} units")
+    kept = ((found.largest, min(found.tail, samples)), (found.profiles, samples))
+    for tensor, rows in kept:
+        if tensor is not None:
+            tensors.append(tensor)
+            if tensor.shape != (rows, width):
+                raise ValueError(f"values of shape {tuple(tensor.shape)}, not {(rows, width)}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise ValueError("it holds NaN or infinite values")
+
+
 def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
     tensors = found.raw.tensors("raw") | found.normalised.tensors("normalised")
     for name, moments in found.splits.items():
@@ -389,15 +440,20 @@ def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
             tensors[name] = value
     plain = ("network", "fingerprint", "kinds", "loss", "tail", "names", "labels", "predictions",
              "losses", "untouched", "versions")  # fmt: skip
-    content = {"kind": _KIND, "schema": _SCHEMA, **{name: getattr(found, name) for name in plain}}
+    content = {name: getattr(found, name) for name in plain}
+    # Not as metadata, which may not exceed 100 MB.
+    tensors["about"] = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
     draft = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, {"statistics": json.dumps(content), **identity})
+        save_file(tensors, draft, {"kind": _KIND, "schema": str(_SCHEMA), **identity})
         draft.chmod(0o644)
         os.replace(draft, file)
-    except OSError as error:
-        raise InputError(f"cannot write {file} ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {file} ({reason})") from error
 
 
 def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
@@ -407,14 +463,14 @@ def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
         with safe_open(file, "pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        content = json.loads(metadata.pop("statistics", "null"))
-        if not isinstance(content, dict) or content.pop("kind", None) != _KIND:
+        if metadata.pop("kind", None) != _KIND or "about" not in tensors:
             raise InputError(f"{file} holds no statistics: make them with sparsight blame-stats")
-        schema = content.pop("schema")
-        if schema != _SCHEMA:
+        schema = metadata.pop("schema", None)
+        if schema != str(_SCHEMA):
             raise InputError(
                 f"{file} has schema {schema}, this version reads {_SCHEMA}: make it again"
             )
+        content = json.loads(tensors.pop("about").numpy().tobytes())
         names = {key.rpartition(".")[0] for key in tensors if key.startswith("split ")}
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
@@ -427,6 +483,7 @@ def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
             largest=tensors.get("largest"),
             profiles=tensors.get("profiles"),
         )
+        _check(found)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{file} cannot be read as statistics ({error}): make it with sparsight blame-stats"

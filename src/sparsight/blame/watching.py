@@ -112,6 +112,11 @@ class Plan:
         Of a weight matrix in one pass.
     inputs, outputs
         Shapes for one image; of normalisations the input ``(..., entries)``.
+    shared
+        Weight matrices whose output is the same for all images, such as tables of positions: what
+        each image adds to their gradient cannot be told in a batch.
+    shifted
+        Normalisations that have a shift.
     """
 
     def __init__(self, network: Network, units: Units, x: Tensor) -> None:
@@ -121,6 +126,14 @@ class Plan:
         self.uses: Counter[str] = Counter()
         self.inputs: dict[str, torch.Size] = {}
         self.outputs: dict[str, torch.Size] = {}
+        self.shared: set[str] = set()
+        self.shifted = {
+            name for name in self.norms if network.model.get_submodule(name).bias is not None
+        }
+
+        def see_two(call: LayerCall) -> None:
+            if call.output.shape == self.outputs[call.matrix.name]:
+                self.shared.add(call.matrix.name)
 
         def see(call: LayerCall) -> None:
             self.uses[call.matrix.name] += 1
@@ -138,3 +151,5 @@ class Plan:
             Normalisations(network.model, self.norms, see_norm),
         ):
             network(x)
+        with torch.no_grad(), Recording(network.model, self.matrices, see_two):
+            network(torch.cat([x, x]))

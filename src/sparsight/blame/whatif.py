@@ -189,6 +189,7 @@ def damage(
     InputError
         If the network gets none of the images right.
     """
+    labels = labels.to(images.device)
     right = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)]) == labels
     if not right.any():
         raise InputError("the network gets none of these images right: nothing can be lost")

@@ -80,8 +80,13 @@ def blame_stats(
     from sparsight.networks import load
     from sparsight.reports.text import clean
 
-    if out.exists() and not overwrite:
+    if out.is_dir() or (out.exists() and not overwrite):
         raise InputError(f"{out} is there already: choose another file, or --overwrite it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {out} ({error.strerror or error})") from error
+    state = out.with_name(f".{out.name}.state")
     samples = label_images(images, truth)
     network = load(model, weights=weights, labels=labels, device=device)
     kinds = None if units is None else [kind.strip() for kind in units.split(",")]
@@ -90,9 +95,10 @@ def blame_stats(
             network, samples, kinds=kinds, loss=loss,
             split=[part.strip() for part in split.split(",") if part.strip()],
             tail=tail, profiles=profiles, batch=batch,
-            state=out.with_name(f".{out.name}.state"), progress=display.step,
+            state=state, progress=display.step,
         )  # fmt: skip
         found.save(out, overwrite=overwrite)
+        state.unlink(missing_ok=True)
     facts = {
         "out": str(out), "samples": found.samples, "correct": found.correct,
         "units": len(found.raw.mean), "kinds": list(found.kinds),

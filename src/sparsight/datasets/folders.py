@@ -104,6 +104,8 @@ def read_label_table(path: str | Path) -> dict[Path, str]:
     labels: dict[Path, str] = {}
     for number, (name, label) in enumerate(_rows(path).items(), start=1):
         file = path.parent / name
+        if file in labels:
+            raise InputError(f"label table {path}, row {number}: {name} is listed twice")
         if not file.is_file():
             raise InputError(f"label table {path}, row {number}: no such image file: {file}")
         labels[file] = label
@@ -145,7 +147,7 @@ def label_images(
     """
     files = list_images(paths)
     if table is None:
-        return [(file, file.resolve().parent.name) for file in files]
+        return [(file, file.absolute().parent.name) for file in files]
     table = Path(table)
     rows = _rows(table)
     by_path = {(table.parent / name).resolve(): label for name, label in rows.items()}

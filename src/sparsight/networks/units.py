@@ -187,11 +187,7 @@ def _heads(model: nn.Module, matrices: Sequence[WeightMatrix]) -> Iterator[UnitG
     order = {matrix.name: number for number, matrix in enumerate(matrices)}
     for name, module in model.named_modules():
         heads = next((getattr(module, a) for a in _HEADS if hasattr(module, a)), None)
-        own = [
-            m
-            for m in matrices
-            if m.name.rpartition(".")[0] == name or m.name.startswith(f"{name}[")
-        ]
+        own = [m for m in matrices if m.kind != "conv" and _parent(m.name) == name]
         if not isinstance(heads, int) or not own:
             continue
         if own[0].rows == 3 * own[0].columns:
@@ -207,9 +203,18 @@ def _heads(model: nn.Module, matrices: Sequence[WeightMatrix]) -> Iterator[UnitG
         size = width // heads
         parts = [Part(matrix, "rows", start, size) for matrix, start in inputs]
         following = order[last.name] + 1
-        if following < len(matrices) and matrices[following].columns == width:
+        if following < len(matrices) and _reads(matrices[following], width):
             parts.append(Part(matrices[following], "columns", 0, size))
         yield UnitGroup(name, "head", heads, tuple(parts))
+
+
+def _parent(name: str) -> str:
+    """Name the module that a layer is a direct part of; of a projection, the attention."""
+    return name.partition("[")[0] if "[" in name else name.rpartition(".")[0]
+
+
+def _reads(matrix: WeightMatrix, width: int) -> bool:
+    return matrix.kind != "conv" and matrix.columns == width
 
 
 def _neurons(model: nn.Module, matrices: Sequence[WeightMatrix]) -> Iterator[UnitGroup]:

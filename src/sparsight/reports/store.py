@@ -81,9 +81,7 @@ def _arrays(case: CaseFile) -> dict[str, Any]:
 
 
 def _described(case: CaseFile) -> dict[str, Any]:
-    body = _fields(
-        case, frozenset({"image", "truth_mask", "maps", "layers", "views", "classes", "blame"})
-    )
+    body = _fields(case, _APART)
     body["classes"] = [_fields(row, frozenset()) for row in case.classes]
     body["layers"] = [_fields(row, frozenset()) for row in case.layers]
     pictures = frozenset({"dense", "traced"})
