@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -52,8 +52,12 @@ MODES = ("weights", "mean")
 RATES = (0.001, 0.003, 0.01, 0.03)
 TOP, NEAR, LOST = 10, 10, 0.02
 BATCH = 16
-OFF = (1, 2, 5, 10, 15, 20, 30, 50, 100)
-SOURCES = {"embedded": ("one image", "five images"), "resnet18": ("five images",)}
+OFF = (1, 2, 5, 10, 15, 20, 30, 40, 50, 70, 100)
+WAYS = {
+    "embedded": tuple(product(("z", "share"), ("one image", "five images"), MODES)),
+    "resnet18": (("share", "five images", "mean"),),
+}
+MOST_CLEAN = 150
 CONTROL = 20  # random units off
 MOST_FOOLED = 45  # images with a sticker
 SUCCESS_LEFT, CLEAN_LOST = 0.2, 0.03
@@ -312,57 +316,48 @@ def sought(
     means: dict[str, Tensor],
     fooled: tuple[Tensor, Tensor],
     target: int,
-    clean: tuple[Tensor, Tensor],
-    sources: Sequence[str],
+    clean: tuple[Half, Half],
+    ways: Sequence[tuple[str, str, str]],
 ) -> dict[str, Any]:
     """Blame triggered images, switch off what is found, and see who still answers the target.
 
-    The first five triggered images are blamed, the next ten and the first half of the clean ones
-    choose how many units go, and all others are reported.
+    The first five triggered images are blamed; the next ten, and the clean images that statistics
+    are of, choose how many units go; all others are reported.
     """
     blamed = [
         blame(network, fooled[0][i : i + 1], int(fooled[1][i]), statistics=usual, objective=None)
         for i in range(5)
     ]
     attacked = fooled[0][5:]
-    found: dict[str, Any] = {}
-    for name in ("z", "share"):
-        profiles = {
-            "one image": blamed[0].scores[name],
-            "five images": torch.stack([b.scores[name] for b in blamed]).mean(0),
+    found: dict[str, Any] = {"triggered images": len(attacked) - 10, "clean images": MOST_CLEAN}
+    for name, source, mode in ways:
+        few = blamed[:1] if source == "one image" else blamed
+        scores = torch.stack([b.scores[name] for b in few]).mean(0)
+        counts = [count for count in (0, *OFF) if count <= len(scores)]
+        off = torch.cat(
+            [choices(scores, counts, "salient")[0], choices(scores, [CONTROL], "random", 1, 0)[0]]
+        )
+        hit = answers_without(network, attacked, units, off, mode=mode, usual=means)
+        hit = hit.argmax(2) == target
+        success = [part.double().mean(0) for part in (hit[:10], hit[10:])]
+        right = []
+        for half in clean:
+            images, labels = half.images[:MOST_CLEAN], half.labels[:MOST_CLEAN]
+            answers = answers_without(network, images, units, off, mode=mode, usual=means)
+            right.append((answers.argmax(2) == labels[:, None]).double().mean(0))
+        good = [
+            (hits <= SUCCESS_LEFT * hits[0]) & (rights > rights[0] - CLEAN_LOST)
+            for hits, rights in zip(success, right, strict=True)
+        ]
+        chosen = good[0][:-1].nonzero()[:1, 0].tolist()
+        found[f"{name}, {source}, {mode}"] = {
+            "off": counts,
+            "success": success[1][:-1].tolist(),
+            "clean": right[1][:-1].tolist(),
+            f"random {CONTROL}": [float(success[1][-1]), float(right[1][-1])],
+            "chosen": chosen[0] if chosen else None,
+            "reached": bool(chosen and good[1][chosen[0]]),
         }
-        for source in sources:
-            scores = profiles[source]
-            for mode in MODES:
-                off = torch.cat(
-                    [choices(scores, [c for c in (0, *OFF) if c <= len(scores)], "salient")[0],
-                     choices(scores, [CONTROL], "random", 1, 0)[0]]
-                )  # fmt: skip
-                args = {"mode": mode, "usual": means}
-                hit = answers_without(network, attacked, units, off, **args).argmax(2) == target
-                right = (
-                    answers_without(network, clean[0], units, off, **args).argmax(2)
-                    == clean[1][:, None]
-                )
-                cut = len(clean[0]) // 2
-                tuned = hit[:10].double().mean(0), right[:cut].double().mean(0)
-                told = hit[10:].double().mean(0), right[cut:].double().mean(0)
-                enough = (
-                    (tuned[0] <= SUCCESS_LEFT * tuned[0][0])
-                    & (tuned[1] >= tuned[1][0] - CLEAN_LOST)
-                )[:-1]
-                best = int(enough.nonzero()[0, 0]) if enough.any() else None
-                key = f"{name}, {source}, {mode}"
-                found[key] = {
-                    "off": [0, *OFF][: off.shape[0] - 1],
-                    "success": told[0][:-1].tolist(),
-                    "clean": told[1][:-1].tolist(),
-                    f"random {CONTROL}": [float(told[0][-1]), float(told[1][-1])],
-                    "chosen": best,
-                    "reached": best is not None
-                    and bool(told[0][best] <= SUCCESS_LEFT * told[0][0])
-                    and bool(told[1][best] >= told[1][0] - CLEAN_LOST),
-                }
     return found
 
 
@@ -408,17 +403,16 @@ def judge_trojans(name: str, keep: Callable[[str, str, Any], None], progress: Pr
         return
     network, clean, fooled = given
     usual = statistics(network, clean[::2], batch=BATCH, progress=progress)
-    half = Half(network, clean[1::2])
+    halves = Half(network, clean[::2]), Half(network, clean[1::2])
     units = usual.units(network)
-    means = usual_outputs(network, half.images[:100].split(BATCH), units)
-    few = half.images[:120], half.labels[:120]
+    means = usual_outputs(network, halves[0].images[:100].split(BATCH), units)
     for number, (sticker, (target, found)) in enumerate(fooled.items()):
         progress(f"{name}: Trojans", number, len(fooled))
         if len(found) < 20:
             print(f"{name}, {sticker}: only {len(found)} images are fooled")
             continue
         images = torch.cat([x for x, _ in found]), torch.tensor([label for _, label in found])
-        found = sought(network, usual, units, means, images, target, few, SOURCES[name])
+        found = sought(network, usual, units, means, images, target, halves, WAYS[name])
         keep(f"Trojans, {name}", sticker, found)
 
 
@@ -482,7 +476,7 @@ def table(content: dict[str, Any]) -> str:
             "| ranked by | " + " | ".join(rows) + " |",
             "|---|" + "---|" * len(rows),
         ]
-        for way in next(iter(rows.values())):
+        for way in (way for way in next(iter(rows.values())) if ", " in way):
             cells = []
             for found in rows.values():
                 one = found[way]
