@@ -422,39 +422,37 @@ def percents(values: Sequence[float]) -> str:
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
-def table(content: dict[str, Any]) -> str:
-    """Render what was found as Markdown."""
-    parts = []
-    for name in (name for name in AMOUNTS if "mending" in content.get(name, {})):
-        found = content[name]
-        facts, off, near, mend = (
-            found[key] for key in ("facts", "units off", "neighbours", "mending")
-        )
-        shown = [off["counts"].index(k) for k in (1, 5, 10, 20, 50)]
-        parts += [
-            f"### {name}",
-            f"{facts['statistics']['images']} images for statistics, "
-            f"{facts['measured on']['images']} to measure on; {facts['units']} filters. Percent of "
-            f"{off['images']} wrong answers: probability of the class that was predicted, then "
-            "share of answers that become right.",
-            "| off | " + " | ".join(f"{off['counts'][k]}" for k in (0, *shown)) + " |",
-            "|---|" + "---:|" * (len(shown) + 1),
-        ]
-        for key, curve in off["curves"].items():
-            for what in ("predicted", "corrected"):
-                row = [percents(curve[what][k]) for k in (0, *shown)]
-                parts.append(f"| {key}: {what} | " + " | ".join(row) + " |")
-        lost = off["right answers lost"]
-        told = "; ".join(
-            f"{order} {percents(lost[order]['10 off'])} and {percents(lost[order]['50 off'])}"
-            for order in lost
-        )
-        parts.append(f"\nRight answers lost with 10 and 50 off, percent: {told}.")
+def network_table(name: str, found: dict[str, Any]) -> list[str]:
+    """Render what was found of one network, as far as it was measured."""
+    facts, off = found["facts"], found["units off"]
+    shown = [off["counts"].index(count) for count in (0, 1, 5, 10, 20, 50)]
+    parts = [
+        f"### {name}",
+        f"{facts['statistics']['images']} images for statistics, "
+        f"{facts['measured on']['images']} to measure on; {facts['units']} filters. Percent of "
+        f"{off['images']} wrong answers: probability of the class that was predicted, then share "
+        "of answers that become right.\n",
+        "| off | " + " | ".join(f"{off['counts'][k]}" for k in shown) + " |",
+        "|---|" + "---:|" * len(shown),
+    ]
+    for key, curve in off["curves"].items():
+        for what in ("predicted", "corrected"):
+            row = [percents(curve[what][k]) for k in shown]
+            parts.append(f"| {key}: {what} | " + " | ".join(row) + " |")
+    told = "; ".join(
+        f"{order} {percents(lost['10 off'])} and {percents(lost['50 off'])}"
+        for order, lost in off["right answers lost"].items()
+    )
+    parts.append(f"\nRight answers lost with 10 and 50 off, percent: {told}.")
+    if "neighbours" in found:
+        near = found["neighbours"]
         shares = "; ".join(f"{k} {percents(v)}" for k, v in near["share"].items())
         parts.append(
             f"\nOf the {near['nearest']} nearest among {near['among']} mistakes, percent that "
             f"share label and wrong answer ({near['images']} images): {shares}."
         )
+    if "mending" in found:
+        mend = found["mending"]
         names = list(mend["salient"])
         parts += [
             f"\nOne gradient step on {mend['units']} filters, rate {mend['rate']}, percent of "
@@ -465,14 +463,21 @@ def table(content: dict[str, Any]) -> str:
         for order in ("salient", "random", "least"):
             row = [percents(mend[order][what]) for what in names]
             parts.append(f"| {order} | " + " | ".join(row) + " |")
-        parts.append("")
+    return [*parts, ""]
+
+
+def table(content: dict[str, Any]) -> str:
+    """Render what was found as Markdown."""
+    parts = []
+    for name in (name for name in AMOUNTS if "units off" in content.get(name, {})):
+        parts += network_table(name, content[name])
     for key in (key for key in content if key.startswith("Trojans")):
         rows = content[key]
         parts += [
             f"### {key}",
             "How many filters are off is chosen on other images. Success of the Trojan, then clean "
             "accuracy, percent, before and after; in bold where success falls by four fifths and "
-            "accuracy by less than three points.",
+            "accuracy by less than three points.\n",
             "| ranked by | " + " | ".join(rows) + " |",
             "|---|" + "---|" * len(rows),
         ]

@@ -344,16 +344,19 @@ def test_layers_that_no_image_leads_to_are_measured(kinds, frozen):
     assert not measure.untouched
 
 
+class Sides(nn.Module):
+    """Both sides of all images in one batch, the sides outermost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.conv(torch.cat([x, x.flip(3)])).mean((2, 3))
+        return self.fc(both.reshape(2, len(x), -1).sum(0))
+
+
 def test_a_network_that_mixes_its_images_is_refused():
-    class Sides(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            both = self.conv(torch.cat([x, x.flip(3)])).mean((2, 3))
-            return self.fc(both.reshape(2, len(x), -1).sum(0))
-
     network = network_of(Sides())
     units = Units.of(network.model, ["filter"])
     images, labels = batch()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from blame.reference import network_of
-from blame.test_saliency import batch, models
+from blame.test_saliency import Sides, batch, models
 from contracts import untouched
 from sparsight.blame import (
     MODES,
@@ -20,7 +20,7 @@ from sparsight.blame import (
     repair,
     usual_outputs,
 )
-from sparsight.errors import InputError
+from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, Units, overlay
 
 
@@ -222,3 +222,17 @@ def test_switches_say_what_they_miss():
         answers_without(network, images, units, off[:, :3])
     with pytest.raises(InputError, match="no images"):
         usual_outputs(network, [], units)
+
+
+def test_a_network_that_mixes_its_images_is_switched_one_by_one():
+    torch.manual_seed(0)
+    network = network_of(Sides())
+    units = Units.of(network.model, ["filter"])
+    images, _ = batch(3)
+    off = torch.rand(3, 2, len(units)) < 0.5
+    with pytest.raises(UnsupportedError, match="chunk=1"):
+        answers_without(network, images, units, off)
+    found = answers_without(network, images, units, off, chunk=1)
+    for image in range(3):
+        expected = with_zeros(network, units, off[image, 1]).logits(images[image : image + 1])[0]
+        assert torch.allclose(found[image, 1], expected, atol=1e-10)

@@ -31,6 +31,7 @@ MODES = ("weights", "zero", "mean")
 """What it can mean that a unit is off."""
 
 _CHUNK = 32
+_APART = 0.05  # of the largest logit: more is no rounding
 
 Progress = Callable[[str, int, int], None]
 Usual = Mapping[str, Tensor]
@@ -204,8 +205,8 @@ def answers_without(
     answers: list[Tensor] = []
     if _touches(units, flat, plan.shared):
         chunk = 1  # what is shared by all images of a batch can be off for all alone
-    for start in range(0, len(which), chunk):
-        some = slice(start, start + chunk)
+
+    def answer(some: slice) -> Tensor:
         on = (~flat[some]).to(images.device, torch.float32)
         board = _Switchboard(units, on, mode, usual or {}, plan)
         with (
@@ -216,7 +217,18 @@ def answers_without(
             ),
             Normalisations(network.model, plan.norms, board.edit_norm),
         ):  # fmt: skip
-            answers.append(network(images[which[some]]))
+            return network(images[which[some]])
+
+    for start in range(0, len(which), chunk):
+        answers.append(answer(slice(start, start + chunk)))
+        if start == 0 and len(answers[0]) > 1:
+            last = len(answers[0]) - 1
+            alone = answer(slice(last, last + 1))[0]
+            if float((answers[0][last] - alone).abs().max()) > _APART * float(alone.abs().max()):
+                raise UnsupportedError(
+                    f"network {network.spec!r} mixes the images of a batch: switch units for one "
+                    "at a time, with chunk=1"
+                )
     return torch.cat(answers).reshape(len(images), choices, -1)
 
 
