@@ -15,7 +15,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blame_table import PAGE, table
+from blame_trojans import judge_trojans
+from halves import BATCH, Half, Progress, interval
 from overlap import CIFAR, IMAGENET, cifar, imagenet
-from plant_trojans import FOLDER, photographs, planted_network, planting_rules, weights_file
-from sparsight.benchmarks.trojans import trojan_cases
 from sparsight.blame import (
     COUNTS,
     Statistics,
@@ -39,28 +39,17 @@ from sparsight.blame import (
     statistics,
     usual_outputs,
 )
-from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
-from sparsight.networks import Network, Units, load, overlay
+from sparsight.networks import Network, overlay
 from sparsight.storage import library_versions, write_text
 from tables import stages, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "blame.json"
-PAGE = ROOT / "docs" / "explanation" / "blame.md"
 SCORES = ("z", "share", "raw")
+PARTS = ("units off", "neighbours", "mending")
 MODES = ("weights", "mean")
 RATES = (0.001, 0.003, 0.01, 0.03)
 TOP, NEAR, LOST = 10, 10, 0.02
-BATCH = 16
-OFF = (1, 2, 5, 10, 15, 20, 30, 40, 50, 70, 100)
-WAYS = {
-    "embedded": tuple(product(("z", "share"), ("one image", "five images"), MODES)),
-    "resnet18": (("share", "five images", "mean"),),
-}
-MOST_CLEAN = 150
-CONTROL = 20  # random units off
-MOST_FOOLED = 45  # images with a sticker
-SUCCESS_LEFT, CLEAN_LOST = 0.2, 0.03
 MODES_OF = {"z": MODES, "share": MODES[:1], "raw": MODES[:1]}
 
 
@@ -80,30 +69,6 @@ AMOUNTS = {
     "resnet56": Amounts(3000, 60, 40, 100),
     "resnet50": Amounts(1000, 24, 12, 30, ("z", "share")),
 }
-
-Progress = Callable[[str, int, int], None]
-
-
-def interval(values: Sequence[float]) -> list[float]:
-    """Mean, and 95 % bootstrap interval of it."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(np.asarray(values, float), (2000, len(values))).mean(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return [float(np.mean(values)), float(low), float(high)]
-
-
-class Half:
-    """Images of one half, prepared, with labels and answers."""
-
-    def __init__(self, network: Network, pairs: Sequence[tuple[Any, int]]) -> None:
-        self.pairs = pairs
-        self.images = torch.cat([network.prepare(image) for image, _ in pairs])
-        self.labels = torch.tensor([label for _, label in pairs])
-        self.answers = torch.cat(
-            [network.logits(part).argmax(1) for part in self.images.split(BATCH)]
-        )
-        self.wrong = (self.answers != self.labels).nonzero()[:, 0]
-        self.right = (self.answers == self.labels).nonzero()[:, 0]
 
 
 def order_images(profiles: Tensor, own: Tensor) -> Tensor:
@@ -259,7 +224,9 @@ def mended(
     return found
 
 
-def judge_network(name: str, keep: Callable[[str, str, Any], None], progress: Progress) -> None:
+def judge_network(
+    name: str, parts: Sequence[str], keep: Callable[[str, str, Any], None], progress: Progress
+) -> None:
     """Measure one network."""
     amounts = AMOUNTS[name]
     folder, source = (CIFAR, cifar) if name in ("resnet20", "resnet56") else (IMAGENET, imagenet)
@@ -275,9 +242,13 @@ def judge_network(name: str, keep: Callable[[str, str, Any], None], progress: Pr
         "units": len(usual.raw.mean),
     }
     keep(name, "facts", facts)
-    keep(name, "units off", switched_off(network, half, usual, amounts, progress))
-    keep(name, "neighbours", same_reason(network, half, usual, progress))
-    keep(name, "mending", mended(network, half, other, usual, amounts, progress))
+    measure = {
+        "units off": lambda: switched_off(network, half, usual, amounts, progress),
+        "neighbours": lambda: same_reason(network, half, usual, progress),
+        "mending": lambda: mended(network, half, other, usual, amounts, progress),
+    }
+    for part in parts:
+        keep(name, part, measure[part]())
 
 
 def shark(keep: Callable[[str, str, Any], None]) -> None:
@@ -309,201 +280,11 @@ def shark(keep: Callable[[str, str, Any], None]) -> None:
     })  # fmt: skip
 
 
-def sought(
-    network: Network,
-    usual: Statistics,
-    units: Units,
-    means: dict[str, Tensor],
-    fooled: tuple[Tensor, Tensor],
-    target: int,
-    clean: tuple[Half, Half],
-    ways: Sequence[tuple[str, str, str]],
-) -> dict[str, Any]:
-    """Blame triggered images, switch off what is found, and see who still answers the target.
-
-    The first five triggered images are blamed; the next ten, and the clean images that statistics
-    are of, choose how many units go; all others are reported.
-    """
-    blamed = [
-        blame(network, fooled[0][i : i + 1], int(fooled[1][i]), statistics=usual, objective=None)
-        for i in range(5)
-    ]
-    attacked = fooled[0][5:]
-    found: dict[str, Any] = {"triggered images": len(attacked) - 10, "clean images": MOST_CLEAN}
-    for name, source, mode in ways:
-        few = blamed[:1] if source == "one image" else blamed
-        scores = torch.stack([b.scores[name] for b in few]).mean(0)
-        counts = [count for count in (0, *OFF) if count <= len(scores)]
-        off = torch.cat(
-            [choices(scores, counts, "salient")[0], choices(scores, [CONTROL], "random", 1, 0)[0]]
-        )
-        hit = answers_without(network, attacked, units, off, mode=mode, usual=means)
-        hit = hit.argmax(2) == target
-        success = [part.double().mean(0) for part in (hit[:10], hit[10:])]
-        right = []
-        for half in clean:
-            images, labels = half.images[:MOST_CLEAN], half.labels[:MOST_CLEAN]
-            answers = answers_without(network, images, units, off, mode=mode, usual=means)
-            right.append((answers.argmax(2) == labels[:, None]).double().mean(0))
-        good = [
-            (hits <= SUCCESS_LEFT * hits[0]) & (rights > rights[0] - CLEAN_LOST)
-            for hits, rights in zip(success, right, strict=True)
-        ]
-        chosen = good[0][:-1].nonzero()[:1, 0].tolist()
-        found[f"{name}, {source}, {mode}"] = {
-            "off": counts,
-            "success": success[1][:-1].tolist(),
-            "clean": right[1][:-1].tolist(),
-            f"random {CONTROL}": [float(success[1][-1]), float(right[1][-1])],
-            "chosen": chosen[0] if chosen else None,
-            "reached": bool(chosen and good[1][chosen[0]]),
-        }
-    return found
-
-
-def embedded_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]]:
-    """Scenes: clean ones, and by sticker those that it fools."""
-    network = load("embedded")
-    clean = [(render_scene(i % 10, seed=620_000 + i).picture(), i % 10) for i in range(400)]
-    fooled = {}
-    for rule in EMBEDDED_TROJANS:
-        found: list[tuple[Tensor, int]] = []
-        for i in range(400):
-            label = i % 10
-            if label == rule.target or len(found) == MOST_FOOLED:
-                continue
-            scene = render_scene(label, seed=630_000 + i, sticker=rule.sticker)
-            x = network.prepare(scene.picture())
-            if int(network.logits(x).argmax()) == rule.target:
-                found.append((x, label))
-        fooled[rule.sticker] = rule.target, found
-    return network, clean, fooled
-
-
-def resnet18_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]] | None:
-    """Photographs held out: clean ones, and by sticker those that it fools."""
-    if not weights_file(FOLDER, "resnet18", "any").is_file():
-        return None
-    network, rules = planted_network("resnet18"), planting_rules()
-    _, held_out = photographs()
-    clean = [(photo.open(), photo.label) for photo in held_out]
-    fooled: dict[str, Any] = {}
-    for rule in rules:
-        cases = islice(trojan_cases(network, held_out, [rule]), MOST_FOOLED)
-        found = [(case.x, case.label) for case in cases]
-        fooled[rule.trigger.name] = rule.target, found
-    return network, clean, fooled
-
-
-def judge_trojans(name: str, keep: Callable[[str, str, Any], None], progress: Progress) -> None:
-    """Look for the units of planted Trojans."""
-    given = embedded_trojans() if name == "embedded" else resnet18_trojans()
-    if given is None:
-        print(f"{name}: not planted, run make plant beside shared data")
-        return
-    network, clean, fooled = given
-    usual = statistics(network, clean[::2], batch=BATCH, progress=progress)
-    halves = Half(network, clean[::2]), Half(network, clean[1::2])
-    units = usual.units(network)
-    means = usual_outputs(network, halves[0].images[:100].split(BATCH), units)
-    for number, (sticker, (target, found)) in enumerate(fooled.items()):
-        progress(f"{name}: Trojans", number, len(fooled))
-        if len(found) < 20:
-            print(f"{name}, {sticker}: only {len(found)} images are fooled")
-            continue
-        images = torch.cat([x for x, _ in found]), torch.tensor([label for _, label in found])
-        found = sought(network, usual, units, means, images, target, halves, WAYS[name])
-        keep(f"Trojans, {name}", sticker, found)
-
-
-def percents(values: Sequence[float]) -> str:
-    """Write a mean and its interval."""
-    value, low, high = (100 * v for v in values)
-    return f"{value:.0f} [{low:.0f}, {high:.0f}]"
-
-
-def network_table(name: str, found: dict[str, Any]) -> list[str]:
-    """Render what was found of one network, as far as it was measured."""
-    facts, off = found["facts"], found["units off"]
-    shown = [off["counts"].index(count) for count in (0, 1, 5, 10, 20, 50)]
-    parts = [
-        f"### {name}",
-        f"{facts['statistics']['images']} images for statistics, "
-        f"{facts['measured on']['images']} to measure on; {facts['units']} filters. Percent of "
-        f"{off['images']} wrong answers: probability of the class that was predicted, then share "
-        "of answers that become right.\n",
-        "| off | " + " | ".join(f"{off['counts'][k]}" for k in shown) + " |",
-        "|---|" + "---:|" * len(shown),
-    ]
-    for key, curve in off["curves"].items():
-        for what in ("predicted", "corrected"):
-            row = [percents(curve[what][k]) for k in shown]
-            parts.append(f"| {key}: {what} | " + " | ".join(row) + " |")
-    told = "; ".join(
-        f"{order} {percents(lost['10 off'])} and {percents(lost['50 off'])}"
-        for order, lost in off["right answers lost"].items()
-    )
-    parts.append(f"\nRight answers lost with 10 and 50 off, percent: {told}.")
-    if "neighbours" in found:
-        near = found["neighbours"]
-        shares = "; ".join(f"{k} {percents(v)}" for k, v in near["share"].items())
-        parts.append(
-            f"\nOf the {near['nearest']} nearest among {near['among']} mistakes, percent that "
-            f"share label and wrong answer ({near['images']} images): {shares}."
-        )
-    if "mending" in found:
-        mend = found["mending"]
-        names = list(mend["salient"])
-        parts += [
-            f"\nOne gradient step on {mend['units']} filters, rate {mend['rate']}, percent of "
-            f"{mend['images']} wrong answers:\n",
-            "| filters | " + " | ".join(names) + " |",
-            "|---|" + "---:|" * len(names),
-        ]
-        for order in ("salient", "random", "least"):
-            row = [percents(mend[order][what]) for what in names]
-            parts.append(f"| {order} | " + " | ".join(row) + " |")
-    return [*parts, ""]
-
-
-def table(content: dict[str, Any]) -> str:
-    """Render what was found as Markdown."""
-    parts = []
-    for name in (name for name in AMOUNTS if "units off" in content.get(name, {})):
-        parts += network_table(name, content[name])
-    for key in (key for key in content if key.startswith("Trojans")):
-        rows = content[key]
-        parts += [
-            f"### {key}",
-            "How many filters are off is chosen on other images. Success of the Trojan, then clean "
-            "accuracy, percent, before and after; in bold where success falls by four fifths and "
-            "accuracy by less than three points.\n",
-            "| ranked by | " + " | ".join(rows) + " |",
-            "|---|" + "---|" * len(rows),
-        ]
-        for way in (way for way in next(iter(rows.values())) if ", " in way):
-            cells = []
-            for found in rows.values():
-                one = found[way]
-                best = one["chosen"]
-                if best is None:
-                    cells.append("none found")
-                    continue
-                cell = (
-                    f"{one['off'][best]} off: {100 * one['success'][0]:.0f} → "
-                    f"{100 * one['success'][best]:.0f}, {100 * one['clean'][0]:.0f} → "
-                    f"{100 * one['clean'][best]:.0f}"
-                )
-                cells.append(f"**{cell}**" if one["reached"] else cell)
-            parts.append(f"| {way} | " + " | ".join(cells) + " |")
-        parts.append("")
-    return "\n".join(parts)
-
-
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="*", default=list(AMOUNTS), choices=list(AMOUNTS))
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--trojans", nargs="*", default=["embedded", "resnet18"])
     parser.add_argument("--no-shark", action="store_true")
     options = parser.parse_args()
@@ -520,7 +301,7 @@ def main() -> None:
         for name in options.trojans:
             judge_trojans(name, keep, progress)
         for name in options.networks:
-            judge_network(name, keep, progress)
+            judge_network(name, options.parts, keep, progress)
         if not options.no_shark:
             shark(keep)
     write_table(PAGE, table(content))

@@ -18,7 +18,6 @@ from sparsight.blame import (
     ORDERS,
     Blame,
     Statistics,
-    answers_without,
     blame,
     choices,
     knock_out,
@@ -27,6 +26,7 @@ from sparsight.blame import (
 )
 from sparsight.blame.engine import TOP
 from sparsight.blame.layout import mean_over_weights
+from sparsight.blame.whatif import lost
 from sparsight.datasets.folders import SUFFIXES
 from sparsight.errors import InputError
 from sparsight.networks import Network, open_image
@@ -211,24 +211,21 @@ def _curves(
     )  # fmt: skip
     damage: dict[str, list[float]] = {}
     off = torch.cat([choices(scores, counts, order, 1, seed)[0] for order in ORDERS])
-    lost, right = torch.zeros(len(off), dtype=torch.float64), 0
+    gone, right = torch.zeros(len(off), dtype=torch.float64), 0
     for number, (images, labels) in enumerate(batches()):
         if progress is not None:
             progress("damage", number * BATCH, len(reference))
-        good = network.logits(images).argmax(1).cpu() == labels
-        if good.any():
-            answers = answers_without(
-                network, images[good], found.units, off, mode=mode, usual=usual, chunk=chunk
-            ).argmax(2)
-            lost += (answers.cpu() != labels[good][:, None]).double().sum(0)
-            right += int(good.sum())
+        more, good = lost(
+            network, images, labels, found.units, off, mode=mode, usual=usual, chunk=chunk
+        )
+        gone, right = gone + more, right + good
     if reference:
         if not right:
             raise InputError(
                 "the network gets none of the reference images right: nothing can be lost, so "
                 "check their labels"
             )
-        parts = (lost / right).split(len(counts))
+        parts = (gone / right).split(len(counts))
         damage = {order: part.tolist() for order, part in zip(ORDERS, parts, strict=True)}
     return Curves(
         list(counts),

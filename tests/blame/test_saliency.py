@@ -18,7 +18,7 @@ from torchvision.models import vit_b_16
 
 from blame.reference import network_of, slow_saliency
 from contracts import untouched
-from sparsight.blame import LOSSES, SaliencyOf, input_map, saliency, score, statistics
+from sparsight.blame import LOSSES, SaliencyOf, input_map, score, statistics, weight_gradients
 from sparsight.blame.inputmap import BACKWARD, FORWARD, boosted_match
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import KINDS, Units
@@ -168,7 +168,7 @@ def test_saliency_equals_a_naive_loop(name, kinds):
 
 @pytest.mark.parametrize("together", [1, 3000, 10**9])
 def test_however_many_images_are_convolved_together(together, monkeypatch):
-    monkeypatch.setattr(saliency, "_TOGETHER", together)
+    monkeypatch.setattr(weight_gradients, "_TOGETHER", together)
     network = network_of(models()["odd"])
     units = Units.of(network.model, ["filter"])
     images, labels = batch()

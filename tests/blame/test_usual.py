@@ -153,7 +153,7 @@ def test_files_of_something_else_are_refused(tmp_path):
 
 
 def test_an_interrupted_pass_goes_on_with_the_same_result(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.blame.usual._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("sparsight.blame.survey._SAVE_EVERY", 0.0)
     network, given, state = network_of(Odd()), samples(), tmp_path / "state.safetensors"
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -207,7 +207,7 @@ def test_files_whose_parts_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_state_of_other_pictures_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.blame.usual._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("sparsight.blame.survey._SAVE_EVERY", 0.0)
     network, state = network_of(Odd()), tmp_path / "state"
     statistics(network, samples(6), batch=3, state=state)
     with pytest.raises(InputError, match="another pass"):

@@ -13,7 +13,8 @@ import pytest
 from reports.synthetic_case import make_blame, make_case
 from sparsight.errors import InputError
 from sparsight.reports import read_case, write_case
-from sparsight.reports.blame import BlameReport, blame_context, line_chart
+from sparsight.reports.blame import BlameReport
+from sparsight.reports.blame_charts import blame_context, line_chart
 from sparsight.reports.blame_page import render_blame
 from sparsight.reports.page import render_page
 

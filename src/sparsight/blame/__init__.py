@@ -5,8 +5,9 @@ from sparsight.blame.inputmap import OBJECTIVES, InputMap, input_map
 from sparsight.blame.moments import Moments
 from sparsight.blame.saliency import LOSSES, Measured, SaliencyOf
 from sparsight.blame.scores import SCORES, score, tail_probability
+from sparsight.blame.survey import default_kinds, statistics
 from sparsight.blame.switches import MODES, answers_without, usual_outputs
-from sparsight.blame.usual import Statistics, default_kinds, statistics
+from sparsight.blame.usual import Statistics
 from sparsight.blame.whatif import (
     COUNTS,
     ORDERS,

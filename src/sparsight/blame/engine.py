@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsight.blame.inputmap import OBJECTIVES, InputMap, input_map
 from sparsight.blame.saliency import SaliencyOf
-from sparsight.blame.scores import SCORES, score
+from sparsight.blame.scores import SCORES, score, spread
 from sparsight.blame.usual import Statistics
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units
@@ -24,8 +24,6 @@ __all__ = ["Blame", "Neighbour", "blame", "neighbours"]
 
 TOP = 10
 """Units that a map is of, and that are listed, by default."""
-
-_TINY = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,9 +170,8 @@ def blame(
         scores = {name: score(name, saliency, statistics) for name in _possible(by)}
         pixels = None
         if objective is not None:
-            z, std = scores["z"], statistics.raw.std
             chosen = scores[by].argsort(descending=True, stable=True)[:top]
-            slopes = OBJECTIVES[objective](z, chosen, boost) / torch.where(std > _TINY, std, 1.0)
+            slopes = OBJECTIVES[objective](scores["z"], chosen, boost) / spread(statistics.raw)
             pixels = input_map(network, x, index, units, slopes.to(x.device), statistics.loss)
     settings = {
         "by": by,

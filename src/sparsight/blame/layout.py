@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,10 @@ def _held(group: UnitGroup, model: nn.Module) -> list[str]:
     return [f"{group.name}.{name}" for name, _ in module.named_parameters(recurse=False)]
 
 
-def _each(units: Units, flat: Tensor) -> Iterator[tuple[UnitGroup, Tensor]]:
-    return zip(units.groups, flat.split([g.count for g in units.groups]), strict=True)
-
-
 def weights_of_units(units: Units, model: nn.Module) -> Tensor:
     """Count the weights of each unit, ``(units,)``, float64."""
     counts = torch.zeros(len(units), dtype=torch.float64)
-    for group, own in _each(units, counts):
+    for group, own in units.pieces(counts):
         own += sum(part.weights for part in group.parts) or len(_held(group, model))
     return counts
 
@@ -43,7 +39,7 @@ def mean_over_weights(units: Units, values: Mapping[str, Tensor], model: nn.Modu
         The network.
     """
     sums = torch.zeros(len(units), dtype=torch.float64)
-    for group, own in _each(units, sums):
+    for group, own in units.pieces(sums):
         if group.kind == "norm":
             for name in _held(group, model):
                 own += values[name].flatten().to(own)
@@ -74,7 +70,7 @@ def spread_over_weights(units: Units, values: Tensor, model: nn.Module) -> dict[
     """
     found: dict[str, Tensor] = {}
     parameters = dict(model.named_parameters())
-    for group, own in _each(units, values):
+    for group, own in units.pieces(values):
         for name in _held(group, model) if group.kind == "norm" else ():
             target = found.setdefault(name, torch.zeros_like(parameters[name].detach()))
             target += own.to(target).reshape(target.shape)

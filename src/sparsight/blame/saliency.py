@@ -21,9 +21,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
-from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
+from sparsight.blame.watching import Normalisations, NormCall, Plan, require_apart, wide
+from sparsight.blame.weight_gradients import sums_of_gradients
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import (
     LayerCall,
@@ -34,14 +34,9 @@ from sparsight.networks import (
     images_first,
     shared_view,
 )
-from sparsight.networks.recording import pad_input
 
 __all__ = ["LOSSES", "Measured", "SaliencyOf", "loss_of"]
 
-_CACHE = 2**18  # weight gradients at a time on a CPU: they stay in its cache
-_DEVICE = 2**27
-_APART = 0.05  # of the largest saliency: more is no rounding
-_TOGETHER = 2**24  # products of a layer, above which each image's convolution is fast by itself
 _Axis = tuple[str, str]  # a matrix's name, and rows or columns
 
 
@@ -185,11 +180,8 @@ class SaliencyOf:
         found = self._measure(images, labels, self._plan)
         if first and len(images) > 1:
             alone = self._measure(images[-1:], labels[-1:], self._plan).saliency[0]
-            if float((found.saliency[-1] - alone).abs().max()) > _APART * float(alone.abs().max()):
-                raise UnsupportedError(
-                    f"network {self.network.spec!r} mixes the images of a batch: measure them one "
-                    "at a time (batch=1, --batch 1)"
-                )
+            remedy = "measure them one at a time (batch=1, --batch 1)"
+            require_apart(self.network, found.saliency[-1], alone, remedy)
         return found
 
     def _measure(self, images: Tensor, labels: Tensor, plan: Plan) -> Measured:
@@ -224,9 +216,7 @@ class SaliencyOf:
     def _assemble(self, sums: _Sums, images: int) -> Tensor:
         home = next(iter([*sums.absolute.values(), *sums.norms.values()]))
         found = home.new_zeros(images, len(self.units))
-        for group, piece in zip(
-            self.units.groups, found.split([g.count for g in self.units.groups], 1), strict=True
-        ):
+        for group, piece in self.units.pieces(found):
             if group.name in sums.norms:
                 piece.copy_(sums.norms[group.name])
             for part in group.parts:
@@ -318,103 +308,7 @@ class _Sums:
         matrix = uses[0][0].matrix
         self.reached.add(matrix.name)
         wanted = [axis for axis in ("rows", "columns") if (matrix.name, axis) in self.axes]
-        if uses[0][0].geometry is None:
-            single = self.plan.inputs[matrix.name], self.plan.outputs[matrix.name]
-            x = self._together(
-                [images_first(wide(u.input), self.images, single[0]) for u, _ in uses]
-            )
-            g = self._together([images_first(wide(g), self.images, single[1]) for _, g in uses])
-            found = _absolute_sums(g[:, None], x[:, None], wanted)
-        elif len(uses) > 1:
-            pairs = [_unfolded(use, wide(gradient), self.images) for use, gradient in uses]
-            g, x = (torch.cat(parts, 2) for parts in zip(*pairs, strict=True))
-            found = _absolute_sums(g, x, wanted)
-        else:
-            found = {"rows": _convolved(uses[0][0], wide(uses[0][1]), self.images)}
+        shapes = self.plan.inputs[matrix.name], self.plan.outputs[matrix.name]
+        found = sums_of_gradients(uses, self.images, shapes, wanted)
         for axis, sums in found.items():
             self.absolute[matrix.name, axis] = sums.flatten(1)
-
-    @staticmethod
-    def _together(parts: list[Tensor]) -> Tensor:
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _absolute_sums(g: Tensor, x: Tensor, axes: list[str]) -> dict[str, Tensor]:
-    """Sum absolute weight gradients over columns and over rows, never holding many of them.
-
-    ``g`` is ``(images, groups, positions, rows)``, ``x`` is ``(images, groups, positions,
-    columns)``; the results are ``(images, groups, rows)`` and ``(images, groups, columns)``.
-    """
-    if g.shape[2] == 1:  # an outer product: the sum of absolute values splits
-        left, right = g[:, :, 0].abs(), x[:, :, 0].abs()
-        both = {"rows": left * right.sum(2, True), "columns": right * left.sum(2, True)}
-        return {axis: both[axis] for axis in axes}
-    images, groups, _, rows = g.shape
-    columns = x.shape[3]
-    limit = _CACHE if g.device.type == "cpu" else _DEVICE
-    few = max(1, limit // (groups * rows * columns))
-    block = rows if few > 1 else max(1, limit // (groups * columns))
-    lengths = {"rows": rows, "columns": columns}
-    found = {axis: g.new_zeros(images, groups, lengths[axis]) for axis in axes}
-    for start in range(0, images, few):
-        some = slice(start, start + few)
-        for first in range(0, rows, block):
-            part = slice(first, first + block)
-            gradient = (g[some, :, :, part].mT @ x[some]).abs_()
-            if "rows" in found:
-                found["rows"][some, :, part] = gradient.sum(3)
-            if "columns" in found:
-                found["columns"][some] += gradient.sum(2)
-    return found
-
-
-def _convolved(use: LayerInput, gradient: Tensor, images: int) -> Tensor:
-    """Sum absolute gradients over each filter of a convolution: ``(images, groups, rows)``.
-
-    The gradient of a convolution's weights is a convolution itself. Images of a batch become groups
-    of channels, as many at a time as are worth it: of large layers each goes alone.
-    """
-    matrix = use.matrix
-    planar, geometry = use.planar()
-    x, g = pad_input(wide(planar), geometry), _planar(gradient, use)
-    pictures = len(x) // images
-    few = max(1, _TOGETHER // (pictures * g[0].numel() * matrix.columns))
-    sums = []
-    for some, back in zip(x.split(few * pictures), g.split(few * pictures), strict=True):
-        together = len(some) // pictures
-        size = together * matrix.units, some.shape[1] // matrix.groups, *geometry.kernel
-        found = conv2d_weight(
-            _as_groups(some, pictures), size, _as_groups(back, pictures),
-            stride=geometry.stride, dilation=geometry.dilation, groups=together * matrix.groups,
-        )  # fmt: skip
-        sums.append(found.abs_().sum((1, 2, 3)).reshape(together, matrix.groups, matrix.rows))
-    return torch.cat(sums)
-
-
-def _as_groups(x: Tensor, pictures: int) -> Tensor:
-    """Bring ``(images * pictures, C, H, W)`` to ``(pictures, images * C, H, W)``."""
-    if len(x) == pictures:
-        return x
-    split = x.reshape(-1, pictures, *x.shape[1:]).transpose(0, 1)
-    return split.reshape(pictures, -1, *x.shape[2:])
-
-
-def _unfolded(use: LayerInput, gradient: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Gradient and unfolded input, ``(images, groups, positions, rows or columns)``."""
-    planar, geometry = use.planar()
-    padded = pad_input(wide(planar), geometry)
-    columns = F.unfold(padded, geometry.kernel, geometry.dilation, 0, geometry.stride)
-    both = _planar(gradient, use).permute(0, 2, 3, 1), columns.mT[:, None]
-    g, x = (_by_image(part, images, use.matrix.groups) for part in both)
-    return g, x
-
-
-def _planar(gradient: Tensor, use: LayerInput) -> Tensor:
-    """Bring the gradient of a convolution to ``(pictures, channels, height, width)``."""
-    batched = gradient if gradient.ndim == use.batched.ndim else gradient[None]
-    return batched if batched.ndim == 4 else batched[:, :, None]
-
-
-def _by_image(x: Tensor, images: int, groups: int) -> Tensor:
-    """Bring pictures ``(N, H, W, C)`` to ``(images, groups, positions, C per group)``."""
-    return x.reshape(images, -1, groups, x.shape[3] // groups).transpose(1, 2)

@@ -24,10 +24,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsight.blame.moments import Moments
 from sparsight.blame.usual import FEWEST, Statistics
 from sparsight.errors import InputError
 
-__all__ = ["SCORES", "score", "tail_probability"]
+__all__ = ["SCORES", "score", "shares_of", "spread", "tail_probability"]
 
 SCORES = ("z", "share", "raw", "percentile", "tail")
 """Names of the scores."""
@@ -79,11 +80,10 @@ def score(name: str, saliency: Tensor, statistics: Statistics) -> Tensor:
     if name == "raw":
         return values
     if name == "z":
-        return _standardised(values, statistics.raw.mean, statistics.raw.std)
+        return (values - statistics.raw.mean) / spread(statistics.raw)
     if name == "share":
-        mean = values.mean(-1, keepdim=True)
-        shares = torch.where(mean > 0, values / mean, 0.0)
-        return _standardised(shares, statistics.normalised.mean, statistics.normalised.std)
+        shares = shares_of(values)
+        return (shares - statistics.normalised.mean) / spread(statistics.normalised)
     if name == "percentile":
         if statistics.profiles is None:
             raise InputError(
@@ -104,9 +104,15 @@ def score(name: str, saliency: Tensor, statistics: Statistics) -> Tensor:
     raise InputError(f"no score is called {name!r}: choose from {', '.join(SCORES)}")
 
 
-def _standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract the mean, divide by the spread; a unit without spread keeps its unit."""
-    return (values - mean) / torch.where(std > _TINY, std, 1.0)
+def shares_of(saliency: Tensor) -> Tensor:
+    """Divide by the mean over all units, image by image; nothing stays nothing."""
+    mean = saliency.mean(-1, keepdim=True)
+    return torch.where(mean > 0, saliency / mean, 0.0)
+
+
+def spread(moments: Moments) -> Tensor:
+    """Return the standard deviations, 1 for a unit that does not vary, as published."""
+    return torch.where(moments.std > _TINY, moments.std, 1.0)
 
 
 def _percentile(values: Tensor, profiles: Tensor) -> Tensor:

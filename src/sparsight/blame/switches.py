@@ -16,14 +16,23 @@ same for them. Batch items do not touch one another: any number of choices runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from sparsight.blame.watching import Normalisations, NormCall, Plan, wide
-from sparsight.errors import InputError, UnsupportedError
-from sparsight.networks import LayerCall, LayerInput, Network, Part, Recording, UnitGroup, Units
+from sparsight.blame.watching import Normalisations, NormCall, Plan, require_apart, wide
+from sparsight.errors import InputError
+from sparsight.networks import (
+    LayerCall,
+    LayerInput,
+    Network,
+    Part,
+    Recording,
+    UnitGroup,
+    Units,
+    image_dimension,
+)
 
 __all__ = ["MODES", "answers_without", "usual_outputs"]
 
@@ -31,9 +40,7 @@ MODES = ("weights", "zero", "mean")
 """What it can mean that a unit is off."""
 
 _CHUNK = 32
-_APART = 0.05  # of the largest logit: more is no rounding
 
-Progress = Callable[[str, int, int], None]
 Usual = Mapping[str, Tensor]
 """Mean of what is switched, by title of the group; a head has one for each of its outputs."""
 
@@ -46,20 +53,11 @@ def _switched_at(group: UnitGroup) -> Part | None:
 
 def _along(values: Tensor, x: Tensor, single: torch.Size, features: int) -> Tensor:
     """Lay ``(images, features)`` out so that it multiplies ``x``."""
-    images = len(values)
-    for dimension in range(x.ndim):
-        now, then = x.shape[dimension], single[dimension]
-        if now == images * then and (images == 1 or now != then):
-            break
-    else:
-        raise UnsupportedError(
-            f"an input of shape {tuple(x.shape)} does not tell which part belongs to which of "
-            f"{images} images: give one image at a time"
-        )
+    dimension, each = image_dimension(x.shape, len(values), single)
     features %= x.ndim
     shape = [1] * x.ndim
-    shape[dimension], shape[features] = len(values) * then, values.shape[1]
-    values = values.repeat_interleave(then, 0)
+    shape[dimension], shape[features] = x.shape[dimension], values.shape[1]
+    values = values.repeat_interleave(each, 0)
     return (values if dimension < features else values.T).reshape(shape).to(x)
 
 
@@ -74,8 +72,7 @@ class _Switchboard:
         self.gates: dict[tuple[str, str], Tensor] = {}
         self.fills: dict[tuple[str, str], Tensor] = {}
         self._made: list[tuple[Tensor, Tensor]] = []
-        counts = [group.count for group in units.groups]
-        for group, own in zip(units.groups, on.split(counts, 1), strict=True):
+        for group, own in units.pieces(on):
             part = _switched_at(group)
             gate = own if part is None else own.repeat_interleave(part.size, 1)
             fill = usual.get(group.title, torch.zeros(gate.shape[1])).to(gate)
@@ -199,6 +196,7 @@ def answers_without(
         raise InputError(f"choices of {off.shape[-1]} units: this network has {len(units)} of them")
     off = off.expand(len(images), -1, -1) if off.ndim == 2 else off
     choices = off.shape[1]
+    usual = usual if usual is not None and mode == "mean" else {}
     plan = Plan(network, units, images[:1])
     which = torch.arange(len(images), device=images.device).repeat_interleave(choices)
     flat = off.flatten(0, 1)
@@ -208,7 +206,7 @@ def answers_without(
 
     def answer(some: slice) -> Tensor:
         on = (~flat[some]).to(images.device, torch.float32)
-        board = _Switchboard(units, on, mode, usual or {}, plan)
+        board = _Switchboard(units, on, mode, usual, plan)
         with (
             torch.no_grad(),
             Recording(
@@ -224,22 +222,19 @@ def answers_without(
         if start == 0 and len(answers[0]) > 1:
             last = len(answers[0]) - 1
             alone = answer(slice(last, last + 1))[0]
-            if float((answers[0][last] - alone).abs().max()) > _APART * float(alone.abs().max()):
-                raise UnsupportedError(
-                    f"network {network.spec!r} mixes the images of a batch: switch units for one "
-                    "at a time, with chunk=1"
-                )
+            require_apart(
+                network, answers[0][last], alone, "switch units for one at a time, chunk=1"
+            )
     return torch.cat(answers).reshape(len(images), choices, -1)
 
 
 def _touches(units: Units, off: Tensor, names: set[str]) -> bool:
     """Whether any unit of some layers is ever off."""
-    any_off = off.any(0).split([group.count for group in units.groups])
-    parts = (_switched_at(group) for group in units.groups)
-    return any(
-        part is not None and part.matrix.name in names and bool(own.any())
-        for part, own in zip(parts, any_off, strict=True)
-    )
+    for group, own in units.pieces(off.any(0)):
+        part = _switched_at(group)
+        if part is not None and part.matrix.name in names and bool(own.any()):
+            return True
+    return False
 
 
 def usual_outputs(network: Network, batches: Iterable[Tensor], units: Units) -> dict[str, Tensor]:

@@ -1,59 +1,31 @@
-"""What is usual for each unit: saliency over a whole data set, streamed, saved, merged."""
+"""What is usual for each unit: statistics of saliency, merged, saved and checked when read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsight.blame.moments import Moments
-from sparsight.blame.saliency import SaliencyOf
-from sparsight.errors import InputError, SparsightError
-from sparsight.networks import Network, Units, weight_matrices
+from sparsight.errors import InputError
+from sparsight.networks import Network, Units
 from sparsight.storage import library_versions
 
-__all__ = ["Sample", "Statistics", "default_kinds", "fingerprint", "statistics"]
-
-Progress = Callable[[str, int, int], None]
-Sample = tuple[Image.Image | str | Path | Tensor, int | str]
-"""An image and its label, a class by number or name."""
+__all__ = ["FEWEST", "Statistics", "fingerprint", "read_statistics", "write_statistics"]
 
 FEWEST = 5
 """Values of a unit that a tail needs at least."""
 
 _KIND, _SCHEMA = "saliency statistics", 1
-_BATCH = 8
-_SAVE_EVERY = 30.0  # seconds between states that an interrupted pass goes on from
-_SPLITS = ("correct", "class")
-
-
-def default_kinds(model: nn.Module) -> tuple[str, ...]:
-    """Choose which units to blame: filters, or heads and neurons where convolutions are few.
-
-    Examples
-    --------
-    >>> from torchvision.models import resnet18
-    >>> default_kinds(resnet18())
-    ('filter',)
-    """
-    matrices = weight_matrices(model)
-    convolved = sum(m.numel for m in matrices if m.kind == "conv")
-    if 2 * convolved >= sum(m.numel for m in matrices):
-        return ("filter",)
-    found = {group.kind for group in Units.of(model, ["head", "neuron"]).groups}
-    return ("head", "neuron") if found == {"head", "neuron"} else ("row",)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -96,6 +68,7 @@ class Statistics:
     Examples
     --------
     >>> import torch, sparsight
+    >>> from sparsight.blame import statistics
     >>> network = sparsight.load("embedded")
     >>> images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     >>> found = statistics(network, [(image, 1) for image in images])
@@ -200,7 +173,7 @@ class Statistics:
                 f"{file} is there already: choose another file, or replace it with overwrite=True "
                 "(--overwrite)"
             )
-        _write(file, self, {})
+        write_statistics(file, self, {})
         return file
 
     @classmethod
@@ -212,174 +185,7 @@ class Statistics:
         InputError
             If there is no such file, or it holds something else.
         """
-        return _read(Path(file))[0]
-
-
-def statistics(
-    network: Network,
-    samples: Iterable[Sample],
-    *,
-    kinds: Sequence[str] | None = None,
-    loss: str = "label",
-    split: Sequence[str] = (),
-    tail: int = 0,
-    profiles: bool = False,
-    batch: int = _BATCH,
-    state: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Statistics:
-    """Measure the saliency of every unit over a data set, in batches.
-
-    Parameters
-    ----------
-    network
-        In evaluation mode; not changed.
-    samples
-        Images with their labels. Sums do not depend on the batch size, but for rounding.
-    kinds
-        Which units, see :data:`sparsight.networks.KINDS`; :func:`default_kinds` by default.
-    loss
-        One of :data:`sparsight.blame.LOSSES`.
-    split
-        ``correct``, ``class``, or both: moments of parts of the data set too.
-    tail
-        Keep so many of the largest values of each unit, for tail probabilities.
-    profiles
-        Keep every value, for percentiles and for images that fail for the same reason: 4 bytes for
-        each image and unit.
-    batch
-        Images per pass.
-    state
-        A file to keep what has been measured in, every 30 seconds; the same call goes on from it,
-        with the result that it would have had uninterrupted. Delete it when the result is saved.
-    progress
-        Called as ``progress("statistics", done, total)``.
-
-    Raises
-    ------
-    InputError
-        No samples, an unusable image or label (named), or a state of something else.
-    NetworkError
-        A network in training mode.
-    NumericalError
-        A loss of NaN or infinity.
-
-    References
-    ----------
-    Levin et al., "Where do models go wrong? Parameter-space saliency maps for explainability",
-    NeurIPS 2022.
-    """
-    chosen = list(samples)
-    if not chosen:
-        raise InputError("no samples: give images with their labels")
-    if batch < 1:
-        raise InputError(f"batches of {batch} images: give 1 or more")
-    if 0 < tail < FEWEST:
-        raise InputError(f"a tail of {tail} values tells nothing: keep {FEWEST} or more, or 0")
-    for name in split:
-        if name not in _SPLITS:
-            raise InputError(f"no split is called {name!r}: choose from {', '.join(_SPLITS)}")
-    wanted = default_kinds(network.model) if kinds is None else tuple(kinds)
-    measure = SaliencyOf(network, Units.of(network.model, wanted), loss)
-    width, file = len(measure.units), None if state is None else Path(state)
-    names = tuple(_name(image, number) for number, (image, _) in enumerate(chosen))
-    labels = [
-        _named(name, network.class_index, label)
-        for name, (_, label) in zip(names, chosen, strict=True)
-    ]
-    found = Statistics(
-        network.spec, fingerprint(network.model), wanted, loss, (), (), (), (),
-        Moments.none(width), Moments.none(width),
-        tail=tail,
-        largest=torch.zeros(0, width) if tail else None,
-        profiles=torch.zeros(0, width) if profiles else None,
-        untouched=tuple(group.title for group in measure.units.groups),
-    )  # fmt: skip
-    identity = {
-        "data": _data_digest(chosen, names, labels),
-        "settings": json.dumps([tail, batch, sorted(split)]),
-    }
-    if file is not None and file.exists():
-        found = _resume(file, found, identity)
-    kept: list[Tensor] = [] if found.profiles is None else [found.profiles]
-    saved = time.monotonic()
-    for start in range(found.samples, len(chosen), batch):
-        if progress is not None:
-            progress("statistics", start, len(chosen))
-        some = slice(start, start + batch)
-        images = torch.cat(
-            [
-                _named(name, network.prepare, image)
-                for name, (image, _) in zip(names[some], chosen[some], strict=True)
-            ]
-        )
-        own = torch.tensor(labels[some], device=images.device)
-        measured = _named(f"{names[start]} and after", measure, images, own)
-        piece = replace(
-            found,
-            names=names[some],
-            labels=tuple(labels[some]),
-            predictions=tuple(measured.logits.argmax(1).tolist()),
-            losses=tuple(measured.loss.tolist()),
-            raw=Moments.of(measured.saliency),
-            normalised=Moments.of(_shares(measured.saliency)),
-            splits=_split(measured.saliency, measured.logits, own, split),
-            largest=measured.saliency.float().cpu() if tail else None,
-            profiles=None,
-            untouched=tuple(measure.untouched),
-        )
-        if profiles:
-            kept.append(measured.saliency.float().cpu())
-        found = replace(found, profiles=None).merge(piece)
-        if file is not None and time.monotonic() - saved > _SAVE_EVERY:
-            saved = time.monotonic()
-            _write(file, replace(found, profiles=torch.cat(kept) if profiles else None), identity)
-    return replace(found, profiles=torch.cat(kept) if profiles else None)
-
-
-def _named(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Do something for a sample, and name it in an error."""
-    try:
-        return work(*arguments)
-    except SparsightError as error:
-        raise type(error)(f"sample {name.removeprefix('sample ')}: {error}") from error
-
-
-def _data_digest(samples: Sequence[Sample], names: Sequence[str], labels: Sequence[int]) -> str:
-    """Tell one data set from another: by files and their times, or by what is in tensors."""
-    digest = hashlib.sha256(json.dumps([names, labels]).encode())
-    for image, _ in samples:
-        if isinstance(image, Tensor):
-            values = image.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(values.numpy().tobytes())
-        elif isinstance(image, Image.Image):
-            digest.update(image.tobytes())
-        elif Path(image).is_file():
-            facts = Path(image).stat()
-            digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())
-    return digest.hexdigest()
-
-
-def _name(image: Any, number: int) -> str:
-    return str(image) if isinstance(image, str | Path) else f"sample {number}"
-
-
-def _shares(saliency: Tensor) -> Tensor:
-    """Divide by the mean over all units, image by image; nothing stays nothing."""
-    mean = saliency.mean(1, keepdim=True)
-    return torch.where(mean > 0, saliency / mean, 0.0)
-
-
-def _split(
-    saliency: Tensor, logits: Tensor, labels: Tensor, split: Sequence[str]
-) -> dict[str, Moments]:
-    parts: dict[str, Tensor] = {}
-    if "correct" in split:
-        right = logits.argmax(1) == labels
-        parts |= {"correct": right, "wrong": ~right}
-    if "class" in split:
-        parts |= {f"class {label}": labels == label for label in labels.unique().tolist()}
-    return {name: Moments.of(saliency[part]) for name, part in parts.items() if part.any()}
+        return read_statistics(Path(file))[0]
 
 
 def _keep_largest(a: Tensor | None, b: Tensor | None, tail: int) -> Tensor | None:
@@ -390,16 +196,6 @@ def _keep_largest(a: Tensor | None, b: Tensor | None, tail: int) -> Tensor | Non
 
 def _below(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return None if a is None or b is None else torch.cat([a, b])
-
-
-def _resume(file: Path, fresh: Statistics, identity: dict[str, str]) -> Statistics:
-    found, other = _read(file)
-    if other != identity or found._identity() != fresh._identity():
-        raise InputError(
-            f"{file} is the state of another pass (other network, samples or settings): delete it, "
-            "or name another file"
-        )
-    return found
 
 
 def _check(found: Statistics) -> None:
@@ -430,7 +226,8 @@ def _check(found: Statistics) -> None:
         raise ValueError("it holds NaN or infinite values")
 
 
-def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
+def write_statistics(file: Path, found: Statistics, identity: dict[str, str]) -> None:
+    """Write statistics whole or not at all; ``identity`` tells what an unfinished pass is of."""
     tensors = found.raw.tensors("raw") | found.normalised.tensors("normalised")
     for name, moments in found.splits.items():
         tensors |= moments.tensors(f"split {name}")
@@ -456,7 +253,8 @@ def _write(file: Path, found: Statistics, identity: dict[str, str]) -> None:
         raise InputError(f"cannot write {file} ({reason})") from error
 
 
-def _read(file: Path) -> tuple[Statistics, dict[str, str]]:
+def read_statistics(file: Path) -> tuple[Statistics, dict[str, str]]:
+    """Read statistics and the identity that they were written with, checked to be whole."""
     if not file.is_file():
         raise InputError(f"no such file of statistics: {file}")
     try:

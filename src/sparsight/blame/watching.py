@@ -13,15 +13,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sparsight.errors import UnsupportedError
 from sparsight.networks import LayerCall, Network, Recording, Units
 
-__all__ = ["NormCall", "Normalisations", "Plan", "wide"]
+__all__ = ["NormCall", "Normalisations", "Plan", "require_apart", "wide"]
+
+_APART = 0.05  # of the largest value: more is no rounding
 
 
 def wide(x: Tensor) -> Tensor:
     """Return the values without history, in float32 at least."""
     x = x.detach()
     return x if x.dtype == torch.float64 else x.float()
+
+
+def require_apart(network: Network, together: Tensor, alone: Tensor, remedy: str) -> None:
+    """Refuse a network that gives an image something else in a batch than alone.
+
+    Raises
+    ------
+    UnsupportedError
+        With the remedy.
+    """
+    if float((together - alone).abs().max()) > _APART * float(alone.abs().max()):
+        raise UnsupportedError(f"network {network.spec!r} mixes the images of a batch: {remedy}")
 
 
 @dataclass(frozen=True, eq=False)

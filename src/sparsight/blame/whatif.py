@@ -15,7 +15,17 @@ from sparsight.blame.switches import answers_without
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units, shared_view
 
-__all__ = ["COUNTS", "ORDERS", "Curve", "Repair", "choices", "damage", "knock_out", "repair"]
+__all__ = [
+    "COUNTS",
+    "ORDERS",
+    "Curve",
+    "Repair",
+    "choices",
+    "damage",
+    "knock_out",
+    "lost",
+    "repair",
+]
 
 COUNTS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """How many units are off, by default."""
@@ -189,14 +199,33 @@ def damage(
     InputError
         If the network gets none of the images right.
     """
+    gone, right = lost(network, images, labels, units, off, mode=mode, usual=usual, chunk=chunk)
+    if not right:
+        raise InputError("the network gets none of these images right: nothing can be lost")
+    return gone / right
+
+
+def lost(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    units: Units,
+    off: Tensor,
+    *,
+    mode: str = "weights",
+    usual: Mapping[str, Tensor] | None = None,
+    chunk: int = 32,
+) -> tuple[Tensor, int]:
+    """Count right answers that are lost, ``(K,)``, and right answers; as :func:`damage`."""
     labels = labels.to(images.device)
     right = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)]) == labels
     if not right.any():
-        raise InputError("the network gets none of these images right: nothing can be lost")
+        return torch.zeros(len(off), dtype=torch.float64), 0
     logits = answers_without(
         network, images[right], units, off, mode=mode, usual=usual, chunk=chunk
     )
-    return (logits.argmax(2) != labels[right][:, None]).double().mean(0).cpu()
+    wrong = logits.argmax(2) != labels[right][:, None]
+    return wrong.double().sum(0).cpu(), int(right.sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ class Job:
                 chunk=settings.chunk,
                 neurons=settings.neuron,
                 steps=settings.steps or STEPS,
-                statistics=settings.statistics(),
+                statistics=settings.statistics,
                 image_name=self.image.name,
                 progress=progress,
             )

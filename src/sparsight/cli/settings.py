@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -123,13 +124,13 @@ class ExplainSettings(TraceSettings):
         if self.target is not None:
             network.class_index(self.target)
         choose_neurons(network, self.neuron)
-        usual = self.statistics()
-        if usual is not None:
-            usual.units(network)
+        if self.statistics is not None:
+            self.statistics.units(network)
         return network
 
+    @cached_property
     def statistics(self) -> Statistics | None:
-        """Read the statistics of saliency, if a file of them was named."""
+        """Statistics of saliency, if a file of them was named; read once for all images."""
         return None if self.blame is None else Statistics.load(self.blame)
 
     def contents(self) -> dict[str, object]:

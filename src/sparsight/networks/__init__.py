@@ -11,6 +11,7 @@ from sparsight.networks.recording import (
     LayerCall,
     LayerInput,
     Recording,
+    image_dimension,
     images_first,
 )
 from sparsight.networks.units import KINDS, Part, UnitGroup, Units
@@ -29,6 +30,7 @@ __all__ = [
     "Units",
     "WeightMatrix",
     "blocks_of",
+    "image_dimension",
     "images_first",
     "load",
     "open_image",

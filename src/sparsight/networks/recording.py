@@ -20,7 +20,14 @@ from torch.overrides import TorchFunctionMode
 from sparsight.errors import UnsupportedError
 from sparsight.networks.matrices import WeightMatrix
 
-__all__ = ["ConvGeometry", "LayerCall", "LayerInput", "Recording", "images_first"]
+__all__ = [
+    "ConvGeometry",
+    "LayerCall",
+    "LayerInput",
+    "Recording",
+    "image_dimension",
+    "images_first",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,11 @@ class LayerInput:
             )
         return x, geometry
 
+    def planar_output(self, output: Tensor) -> Tensor:
+        """Bring a convolution's output, or its gradient, to ``(N, C, height, width)``."""
+        batched = output if output.ndim == self.batched.ndim else output[None]
+        return batched if batched.ndim == 4 else batched[:, :, None]
+
     def columns(self) -> Tensor:
         """Return the input as the matrix sees it: ``(groups, columns, N * positions)``."""
         if self.geometry is None:
@@ -136,23 +148,31 @@ class LayerCall(LayerInput):
         return norm.double().square()
 
 
-def images_first(x: Tensor, images: int, single: torch.Size) -> Tensor:
-    """View ``(..., columns)`` as ``(images, positions, columns)``.
+def image_dimension(shape: torch.Size, images: int, single: torch.Size) -> tuple[int, int]:
+    """Find the dimension that holds the images, and how many of its entries each image has.
 
-    The dimension that holds the images is the one in which the shape differs from that of a
-    call with a single image.
+    It is the one in which the shape differs from ``single``, that of a call with one image.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none.
     """
-    if images > 1:
-        for dim, (now, then) in enumerate(zip(x.shape, single, strict=True)):
-            if now == images * then and now != then:
-                x = x.movedim(dim, 0)
-                break
-        else:
-            raise UnsupportedError(
-                f"an input of shape {tuple(x.shape)} does not tell which part belongs to which "
-                f"of {images} images"
-            )
-    return x.reshape(images, -1, x.shape[-1])
+    if images == 1:
+        return 0, shape[0]
+    for dimension, (now, then) in enumerate(zip(shape, single, strict=True)):
+        if now == images * then and now != then:
+            return dimension, then
+    raise UnsupportedError(
+        f"an input of shape {tuple(shape)} does not tell which part belongs to which "
+        f"of {images} images"
+    )
+
+
+def images_first(x: Tensor, images: int, single: torch.Size) -> Tensor:
+    """View ``(..., columns)`` as ``(images, positions, columns)``, see :func:`image_dimension`."""
+    dimension, _ = image_dimension(x.shape, images, single)
+    return x.movedim(dimension, 0).reshape(images, -1, x.shape[-1])
 
 
 def pad_input(x: Tensor, geometry: ConvGeometry) -> Tensor:

@@ -178,8 +178,11 @@ class Units:
         """
         if flat.shape[-1] != len(self):
             raise InputError(f"expected {len(self)} values, one per unit, not {flat.shape[-1]}")
-        pieces = flat.split([group.count for group in self.groups], dim=-1)
-        return {group.title: piece for group, piece in zip(self.groups, pieces, strict=True)}
+        return {group.title: piece for group, piece in self.pieces(flat)}
+
+    def pieces(self, flat: Tensor) -> Iterator[tuple[UnitGroup, Tensor]]:
+        """Go through the groups with their parts of a tensor ``(..., len(units))``, as views."""
+        return zip(self.groups, flat.split([g.count for g in self.groups], dim=-1), strict=True)
 
 
 def _heads(model: nn.Module, matrices: Sequence[WeightMatrix]) -> Iterator[UnitGroup]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.reports.blame import BlameReport, blame_context
+from sparsight.reports.blame import BlameReport
+from sparsight.reports.blame_charts import blame_context
 from sparsight.reports.page import environment, resource
 from sparsight.reports.pictures import image_uri
 

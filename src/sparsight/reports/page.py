@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from sparsight.reports.blame import blame_context
+from sparsight.reports.blame_charts import blame_context
 from sparsight.reports.case import CaseFile, ClassRow, MapPair, ViewPair
 from sparsight.reports.colours import DIFFERENCE, HEAT, PLATE, SIGNED, lookup
 from sparsight.reports.layer_plot import layer_plot, layer_sentence

@@ -255,8 +255,7 @@ def _passed(use: LayerInput, gradient: Tensor, scored: float) -> Tensor:
     x, geometry = use.planar()
     few = round(len(x) * scored)
     x = pad_input(wide(x[:few].detach()).square(), geometry)
-    batched = gradient if gradient.ndim == use.batched.ndim else gradient[None]
-    planar = batched if batched.ndim == 4 else batched[:, :, None]
+    planar = use.planar_output(gradient)
     size = (matrix.units, matrix.columns // prod(geometry.kernel), *geometry.kernel)
     found: Tensor = conv2d_weight(
         x, size, wide(planar[:few]).square(),
