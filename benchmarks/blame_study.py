@@ -62,12 +62,13 @@ class Amounts:
     mended: int
     right: int
     scores: tuple[str, ...] = SCORES
+    rates: tuple[float, ...] = RATES
 
 
 AMOUNTS = {
     "resnet20": Amounts(5000, 100, 40, 100),
     "resnet56": Amounts(3000, 60, 40, 100),
-    "resnet50": Amounts(1000, 24, 12, 30, ("z", "share")),
+    "resnet50": Amounts(1000, 24, 12, 30, ("z", "share"), (0.03, 0.1, 0.3, 1.0, 3.0)),
 }
 
 
@@ -200,9 +201,9 @@ def mended(
             float((~right).double().mean()),
         ]
 
-    best, tried = RATES[0], {}
-    for number, rate in enumerate(RATES):
-        progress("rate", number, len(RATES))
+    best, tried = amounts.rates[0], {}
+    for number, rate in enumerate(amounts.rates):
+        progress("rate", number, len(amounts.rates))
         rows = [
             outcome(i, other, "salient", rate) for i in other.wrong[: amounts.mended // 2].tolist()
         ]

@@ -6,7 +6,7 @@ from sparsight.blame.moments import Moments
 from sparsight.blame.saliency import LOSSES, Measured, SaliencyOf
 from sparsight.blame.scores import SCORES, score, tail_probability
 from sparsight.blame.survey import default_kinds, statistics
-from sparsight.blame.switches import MODES, answers_without, usual_outputs
+from sparsight.blame.switches import answers_without, usual_outputs
 from sparsight.blame.usual import Statistics
 from sparsight.blame.whatif import (
     COUNTS,
@@ -18,6 +18,7 @@ from sparsight.blame.whatif import (
     knock_out,
     repair,
 )
+from sparsight.networks.gates import MODES
 
 __all__ = [
     "COUNTS",

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsight.blame.watching import Normalisations, NormCall, Plan, require_apart, wide
 from sparsight.blame.weight_gradients import sums_of_gradients
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.networks import (
@@ -34,6 +33,7 @@ from sparsight.networks import (
     images_first,
     shared_view,
 )
+from sparsight.networks.watching import Normalisations, NormCall, PassPlan, require_apart, wide
 
 __all__ = ["LOSSES", "Measured", "SaliencyOf", "loss_of"]
 
@@ -143,7 +143,7 @@ class SaliencyOf:
         self._loss = loss_of(loss)
         self._axes = {(p.matrix.name, p.axis) for group in units.groups for p in group.parts}
         self._view = shared_view(network)  # its parameters want no gradients
-        self._plan: Plan | None = None
+        self._plan: PassPlan | None = None
         self._reached: set[str] = set()
 
     @property
@@ -176,7 +176,7 @@ class SaliencyOf:
         """
         first = self._plan is None
         if self._plan is None:
-            self._plan = Plan(self.network, self.units, images[:1])
+            self._plan = PassPlan(self.network, self.units, images[:1])
         found = self._measure(images, labels, self._plan)
         if first and len(images) > 1:
             alone = self._measure(images[-1:], labels[-1:], self._plan).saliency[0]
@@ -184,7 +184,7 @@ class SaliencyOf:
             require_apart(self.network, found.saliency[-1], alone, remedy)
         return found
 
-    def _measure(self, images: Tensor, labels: Tensor, plan: Plan) -> Measured:
+    def _measure(self, images: Tensor, labels: Tensor, plan: PassPlan) -> Measured:
         model = self._view.get_submodule("model")
         sums = _Sums(plan, len(images), self._axes)
         images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -232,7 +232,7 @@ class SaliencyOf:
 class _Sums:
     """Sums of absolute weight gradients of one batch."""
 
-    def __init__(self, plan: Plan, images: int, axes: set[_Axis]) -> None:
+    def __init__(self, plan: PassPlan, images: int, axes: set[_Axis]) -> None:
         self.plan, self.images, self.axes = plan, images, axes
         self.absolute: dict[_Axis, Tensor] = {}
         self.norms: dict[str, Tensor] = {}

@@ -1,18 +1,4 @@
-"""Units off, for every image of a batch its own: no copies of weights, no reloading.
-
-What "off" means has to be said, since a normalisation after a filter leaves something behind:
-
-``weights``
-    The unit's weights are zero, its bias stays. A filter whose output is normalised then gives
-    the constant ``shift - scale * mean / std``.
-``zero``
-    The unit's output is zero, also after a batch normalisation that takes it.
-``mean``
-    The unit's output is its mean over a data set: what the layers after it are used to.
-
-Heads and neurons are switched where their outputs are read, so ``weights`` and ``zero`` are the
-same for them. Batch items do not touch one another: any number of choices runs in one pass.
-"""
+"""Units off, for every image of a batch its own: no copies of weights, no reloading."""
 
 from __future__ import annotations
 
@@ -21,118 +7,14 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from sparsight.blame.watching import Normalisations, NormCall, Plan, require_apart, wide
 from sparsight.errors import InputError
-from sparsight.networks import (
-    LayerCall,
-    LayerInput,
-    Network,
-    Part,
-    Recording,
-    UnitGroup,
-    Units,
-    image_dimension,
-)
+from sparsight.networks import LayerCall, Network, Recording, Units
+from sparsight.networks.gates import MODES, Gates, switched_at
+from sparsight.networks.watching import Normalisations, NormCall, PassPlan, require_apart, wide
 
-__all__ = ["MODES", "answers_without", "usual_outputs"]
-
-MODES = ("weights", "zero", "mean")
-"""What it can mean that a unit is off."""
+__all__ = ["answers_without", "usual_outputs"]
 
 _CHUNK = 32
-
-Usual = Mapping[str, Tensor]
-"""Mean of what is switched, by title of the group; a head has one for each of its outputs."""
-
-
-def _switched_at(group: UnitGroup) -> Part | None:
-    """Tell where a group's units are switched: where their outputs are read, or are made."""
-    read = [part for part in group.parts if part.axis == "columns"]
-    return read[-1] if read else group.parts[-1] if group.parts else None
-
-
-def _along(values: Tensor, x: Tensor, single: torch.Size, features: int) -> Tensor:
-    """Lay ``(images, features)`` out so that it multiplies ``x``."""
-    dimension, each = image_dimension(x.shape, len(values), single)
-    features %= x.ndim
-    shape = [1] * x.ndim
-    shape[dimension], shape[features] = x.shape[dimension], values.shape[1]
-    values = values.repeat_interleave(each, 0)
-    return (values if dimension < features else values.T).reshape(shape).to(x)
-
-
-class _Switchboard:
-    """Switches units of a batch, each image its own, while the network runs.
-
-    ``on`` is ``(images, units)``: 1 for a unit that is on, 0 for one that is off.
-    """
-
-    def __init__(self, units: Units, on: Tensor, mode: str, usual: Usual, plan: Plan) -> None:
-        self.mode, self.plan = mode, plan
-        self.gates: dict[tuple[str, str], Tensor] = {}
-        self.fills: dict[tuple[str, str], Tensor] = {}
-        self._made: list[tuple[Tensor, Tensor]] = []
-        for group, own in units.pieces(on):
-            part = _switched_at(group)
-            gate = own if part is None else own.repeat_interleave(part.size, 1)
-            fill = usual.get(group.title, torch.zeros(gate.shape[1])).to(gate)
-            if part is None:
-                self.gates[group.name, "norm"], self.fills[group.name, "norm"] = gate, fill
-                continue
-            width = part.matrix.columns if part.axis == "columns" else part.matrix.units
-            key = part.matrix.name, part.axis
-            gates = self.gates.setdefault(key, gate.new_ones(len(on), width))
-            fills = self.fills.setdefault(key, gate.new_zeros(width))
-            chosen = slice(part.start, part.start + gate.shape[1])
-            gates[:, chosen] *= gate
-            fills[chosen] = fill
-        for key in [key for key, gate in self.gates.items() if bool(gate.all())]:
-            del self.gates[key]
-
-    def edit_input(self, use: LayerInput) -> Tensor | None:
-        """Switch what is read by columns."""
-        key = use.matrix.name, "columns"
-        if key not in self.gates:
-            return None
-        gate = _along(self.gates[key], use.input, self.plan.inputs[key[0]], -1)
-        return use.input * gate + self.fills[key].to(use.input) * (1 - gate)
-
-    def edit_output(self, call: LayerCall) -> Tensor | None:
-        """Switch what is made by rows."""
-        key = call.matrix.name, "rows"
-        if key not in self.gates:
-            return None
-        features = -1 if call.geometry is None else -1 - len(call.geometry.kernel)
-        gate = _along(self.gates[key], call.output, self.plan.outputs[key[0]], features)
-        switched = call.output * gate
-        if self.mode == "zero":
-            self._made.append((switched, gate))
-            return switched
-        left = self.fills[key].to(switched) if self.mode == "mean" else call.bias
-        if left is None:
-            return switched
-        shape = [1] * switched.ndim
-        shape[features] = -1
-        return switched + left.detach().reshape(shape) * (1 - gate)
-
-    def edit_norm(self, call: NormCall) -> Tensor | None:
-        """Switch entries of a normalisation, and channels that came to it switched to zero."""
-        output = call.output
-        for made, gate in self._made:
-            if made is call.input:
-                output = output * gate
-        key = call.name or "", "norm"
-        if key in self.gates:
-            flat = output.flatten(-call.trailing) if call.trailing else output
-            single = self.plan.outputs[key[0]]
-            single = single[: flat.ndim - 1] + flat.shape[-1:] if call.trailing else single
-            features = -1 if call.trailing else 1
-            gate = _along(self.gates[key], flat, single, features)
-            shape = [1] * flat.ndim
-            shape[features] = -1
-            left = self.fills[key].to(flat).reshape(shape)
-            output = (flat * gate + left * (1 - gate)).reshape(output.shape)
-        return output
 
 
 def answers_without(
@@ -142,7 +24,7 @@ def answers_without(
     off: Tensor,
     *,
     mode: str = "weights",
-    usual: Usual | None = None,
+    usual: Mapping[str, Tensor] | None = None,
     chunk: int = _CHUNK,
 ) -> Tensor:
     """Answer images with units off, all choices of units side by side.
@@ -196,8 +78,7 @@ def answers_without(
         raise InputError(f"choices of {off.shape[-1]} units: this network has {len(units)} of them")
     off = off.expand(len(images), -1, -1) if off.ndim == 2 else off
     choices = off.shape[1]
-    usual = usual if usual is not None and mode == "mean" else {}
-    plan = Plan(network, units, images[:1])
+    plan = PassPlan(network, units, images[:1])
     which = torch.arange(len(images), device=images.device).repeat_interleave(choices)
     flat = off.flatten(0, 1)
     answers: list[Tensor] = []
@@ -206,15 +87,8 @@ def answers_without(
 
     def answer(some: slice) -> Tensor:
         on = (~flat[some]).to(images.device, torch.float32)
-        board = _Switchboard(units, on, mode, usual, plan)
-        with (
-            torch.no_grad(),
-            Recording(
-                network.model, plan.matrices,
-                edit_input=board.edit_input, edit_output=board.edit_output,
-            ),
-            Normalisations(network.model, plan.norms, board.edit_norm),
-        ):  # fmt: skip
+        gates = Gates(units, on, plan, mode=mode, usual=usual)
+        with torch.no_grad(), gates.applied(network.model):
             return network(images[which[some]])
 
     for start in range(0, len(which), chunk):
@@ -231,7 +105,7 @@ def answers_without(
 def _touches(units: Units, off: Tensor, names: set[str]) -> bool:
     """Whether any unit of some layers is ever off."""
     for group, own in units.pieces(off.any(0)):
-        part = _switched_at(group)
+        part = switched_at(group)
         if part is not None and part.matrix.name in names and bool(own.any()):
             return True
     return False
@@ -260,8 +134,8 @@ def usual_outputs(network: Network, batches: Iterable[Tensor], units: Units) -> 
         If there are no images.
     """
     network.require_eval()
-    plan: Plan | None = None
-    parts = {group.title: _switched_at(group) for group in units.groups}
+    plan: PassPlan | None = None
+    parts = {group.title: switched_at(group) for group in units.groups}
     names = {group.name: group.title for group in units.groups if group.kind == "norm"}
     sizes = {group.title: group.count for group in units.groups}
     sums: dict[str, Tensor] = {}
@@ -288,7 +162,7 @@ def usual_outputs(network: Network, batches: Iterable[Tensor], units: Units) -> 
             add(names[call.name], values.reshape(-1, values.shape[-1]))
 
     for batch in batches:
-        plan = plan or Plan(network, units, batch[:1])
+        plan = plan or PassPlan(network, units, batch[:1])
         with (
             torch.no_grad(),
             Recording(network.model, plan.matrices, see),

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from sparsight.blame.watching import wide
 from sparsight.networks import LayerInput, images_first
 from sparsight.networks.recording import pad_input
+from sparsight.networks.watching import wide
 
 __all__ = ["sums_of_gradients"]
 

@@ -1,4 +1,4 @@
-"""What runs through a network besides weight matrices: normalisations, and the shapes of it all."""
+"""What runs through a network: normalisations as they are used, and the shapes of it all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparsight.errors import UnsupportedError
-from sparsight.networks import LayerCall, Network, Recording, Units
+from sparsight.networks.network import Network
+from sparsight.networks.recording import LayerCall, Recording, image_dimension
+from sparsight.networks.units import NORMALISATIONS, Units
 
-__all__ = ["NormCall", "Normalisations", "Plan", "require_apart", "wide"]
+__all__ = ["NormCall", "Normalisations", "PassPlan", "along", "require_apart", "wide"]
 
 _APART = 0.05  # of the largest value: more is no rounding
 
@@ -39,6 +41,31 @@ def require_apart(network: Network, together: Tensor, alone: Tensor, remedy: str
         raise UnsupportedError(f"network {network.spec!r} mixes the images of a batch: {remedy}")
 
 
+def along(values: Tensor, x: Tensor, single: torch.Size, features: int | None) -> Tensor:
+    """Lay ``(images, features)`` out so that it multiplies ``x``.
+
+    Parameters
+    ----------
+    values
+        ``(images, features)``, or ``(images, 1)`` where ``features`` is none.
+    x
+        To be multiplied.
+    single
+        Shape of ``x`` for one image.
+    features
+        The dimension of ``x`` that holds them.
+    """
+    dimension, each = image_dimension(x.shape, len(values), single)
+    shape = [1] * x.ndim
+    shape[dimension] = x.shape[dimension]
+    values = values.repeat_interleave(each, 0)
+    if features is None:
+        return values.reshape(shape).to(x)
+    features %= x.ndim
+    shape[features] = values.shape[1]
+    return (values if dimension < features else values.T).reshape(shape).to(x)
+
+
 @dataclass(frozen=True, eq=False)
 class NormCall:
     """One use of a normalisation layer.
@@ -51,6 +78,8 @@ class NormCall:
         Tensors.
     trailing
         Dimensions at the end that have a scale and shift each; 0 if dimension 1 has.
+    fixed
+        Whether mean and variance do not depend on the input: a batch normalisation, evaluated.
     normalise
         Computes the output without scale and shift.
     """
@@ -59,6 +88,7 @@ class NormCall:
     input: Tensor
     output: Tensor
     trailing: int
+    fixed: bool
     normalise: Callable[[], Tensor]
 
     def by_entry(self, x: Tensor) -> Tensor:
@@ -110,13 +140,23 @@ class Normalisations(TorchFunctionMode):
             given["input"],
             output,
             len(given["normalized_shape"]) if func is F.layer_norm else 0,
+            func is F.batch_norm and not given.get("training", False),
             lambda: func(**plain),
         )
         new = self._on_call(call)
         return output if new is None else new
 
 
-class Plan:
+def _with_scale(model: nn.Module) -> list[str]:
+    """Name the normalisations of a model that have a scale."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, NORMALISATIONS) and isinstance(module.weight, Tensor)
+    ]
+
+
+class PassPlan:
     """How often the layers of some units are used, and on which shapes, told by one image.
 
     Attributes
@@ -132,6 +172,11 @@ class Plan:
         each image adds to their gradient cannot be told in a batch.
     shifted
         Normalisations that have a shift.
+    normalised
+        Normalisation by the weight matrix whose output goes through it as it is; an empty name for
+        one without scale.
+    fixed
+        Weight matrices for which that is a batch normalisation.
     """
 
     def __init__(self, network: Network, units: Units, x: Tensor) -> None:
@@ -146,6 +191,10 @@ class Plan:
             name for name in self.norms if network.model.get_submodule(name).bias is not None
         }
 
+        made: dict[int, tuple[Tensor, str]] = {}
+        self.normalised: dict[str, str] = {}
+        self.fixed: set[str] = set()
+
         def see_two(call: LayerCall) -> None:
             if call.output.shape == self.outputs[call.matrix.name]:
                 self.shared.add(call.matrix.name)
@@ -154,8 +203,14 @@ class Plan:
             self.uses[call.matrix.name] += 1
             self.inputs[call.matrix.name] = call.input.shape
             self.outputs[call.matrix.name] = call.output.shape
+            made[id(call.output)] = call.output, call.matrix.name
 
         def see_norm(call: NormCall) -> None:
+            if id(call.input) in made:
+                matrix = made[id(call.input)][1]
+                self.normalised[matrix] = call.name or ""
+                if call.fixed:
+                    self.fixed.add(matrix)
             if call.name is not None:
                 self.inputs[call.name] = call.by_entry(call.output).shape
                 self.outputs[call.name] = call.output.shape
@@ -163,7 +218,7 @@ class Plan:
         with (
             torch.no_grad(),
             Recording(network.model, self.matrices, see),
-            Normalisations(network.model, self.norms, see_norm),
+            Normalisations(network.model, _with_scale(network.model), see_norm),
         ):
             network(x)
         with torch.no_grad(), Recording(network.model, self.matrices, see_two):

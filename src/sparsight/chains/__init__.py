@@ -1,0 +1,22 @@
+"""The small sub-network that tells a few classes apart: filters and branches, copied unchanged."""
+
+from sparsight.chains.extract import extract, extract_many
+from sparsight.chains.fidelity import CONTROLS, Fidelity, Selection, controls, fidelity, judge
+from sparsight.chains.result import Chain
+from sparsight.chains.selectors import SELECTORS
+from sparsight.chains.settings import PUBLISHED, ChainSettings
+
+__all__ = [
+    "CONTROLS",
+    "PUBLISHED",
+    "SELECTORS",
+    "Chain",
+    "ChainSettings",
+    "Fidelity",
+    "Selection",
+    "controls",
+    "extract",
+    "extract_many",
+    "fidelity",
+    "judge",
+]

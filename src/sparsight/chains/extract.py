@@ -1,0 +1,185 @@
+"""From a few images to the chain that answers them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sparsight.chains.result import Chain
+from sparsight.chains.selectors import Scores, choose_selector
+from sparsight.chains.settings import ChainSettings
+from sparsight.chains.tasks import Gated, Tasks
+from sparsight.errors import InputError
+from sparsight.networks import Network
+from sparsight.storage import library_versions
+
+__all__ = ["answers_of", "choose_units", "extract", "extract_many"]
+
+Images = Tensor | Sequence[str | Path | Image.Image | Tensor]
+
+
+def extract(
+    network: Network,
+    images: Images,
+    *,
+    selector: str = "gates",
+    settings: ChainSettings | None = None,
+    kinds: Iterable[str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    **options: Any,
+) -> Chain:
+    """Extract the chain of a sub-task.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; not changed.
+    images
+        Of the sub-task: files, PIL images, or normalised tensors ``(N, C, H, W)``. Ten of each
+        class are enough, five too few, according to the paper.
+    selector
+        One of :data:`sparsight.chains.SELECTORS`.
+    settings
+        How; the paper's are :data:`sparsight.chains.PUBLISHED`.
+    kinds
+        Of units; filters, attention heads and neurons by default.
+    progress
+        Called with stage, steps done and steps in all.
+    **options
+        Fields of :class:`ChainSettings` to replace, such as ``keep`` and ``steps``.
+
+    Returns
+    -------
+    Chain
+
+    Raises
+    ------
+    InputError
+        No images, unreadable ones, no such selector, or settings out of range.
+    UnsupportedError
+        A network without units to gate, or one that mixes the images of a batch.
+    NumericalError
+        If the loss becomes NaN.
+
+    Examples
+    --------
+    >>> import torch, sparsight
+    >>> network = sparsight.load("embedded")
+    >>> chain = extract(network, torch.rand(4, 3, 64, 64), keep=0.25, steps=4, views=0)
+    >>> round(chain.share, 2)
+    0.25
+    """
+    chains = extract_many(
+        network, [images], selector=selector, settings=settings, kinds=kinds, progress=progress,
+        **options,
+    )  # fmt: skip
+    return chains[0]
+
+
+def extract_many(
+    network: Network,
+    tasks: Sequence[Images],
+    *,
+    selector: str = "gates",
+    settings: ChainSettings | None = None,
+    kinds: Iterable[str] | None = None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    **options: Any,
+) -> list[Chain]:
+    """Extract chains of several sub-tasks in one batch: gates of their own, weights shared.
+
+    Each chain is what :func:`extract` finds alone, but for rounding.
+
+    Parameters
+    ----------
+    network, selector, settings, kinds, progress, options
+        See :func:`extract`.
+    tasks
+        Images of each sub-task.
+    """
+    settings = _options(settings or ChainSettings(), options)
+    choose = choose_selector(selector)
+    wanted = None if kinds is None else list(kinds)
+    start = time.perf_counter()
+    together = Tasks.of(network, [_prepare(network, images) for images in tasks], wanted)
+    scores = choose(together, settings, progress)
+    kept, branches = choose_units(together.gated, scores, settings)
+    shared = {"selector": selector, "kinds": wanted, **settings.describe()}
+    gates = kept.float(), branches.float()
+    answers = answers_of(together, *gates, settings.chunk)
+    scaled = answers
+    if scores.gates:
+        scaled = answers_of(together, scores.units, scores.branches, settings.chunk)
+    seconds, versions = time.perf_counter() - start, library_versions()
+    found = []
+    for number in range(len(together)):
+        own = together.task == number
+        found.append(
+            Chain(
+                together.gated.layers, kept[number].cpu(), scores.units[number].float().cpu(),
+                together.gated.names, branches[number].cpu(), together.answers[own].cpu(),
+                answers[own].cpu(), scaled[own].cpu(), scores.losses[number], shared, versions,
+                seconds,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _options(settings: ChainSettings, options: dict[str, Any]) -> ChainSettings:
+    unknown = sorted(set(options) - set(settings.describe()))
+    if unknown:
+        known = ", ".join(settings.describe())
+        raise InputError(f"chains have no option {unknown[0]!r}: choose from {known}")
+    return replace(settings, **options)
+
+
+def _prepare(network: Network, images: Images) -> Tensor:
+    """Bring the images of a sub-task into the network's input frame."""
+    if isinstance(images, str | Path | Image.Image):
+        raise InputError("one image is no list of images: give a list, also of one")
+    prepared = [network.prepare(image) for image in images]
+    return torch.cat(prepared) if prepared else torch.zeros(0)
+
+
+def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple[Tensor, Tensor]:
+    """Make up one's mind: which units are kept, and which branches stay open.
+
+    Units of a closed branch are never kept, and a branch without any unit is closed.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``(tasks, units)`` and ``(tasks, branches)``, bool.
+    """
+    share = settings.keep
+    if share is None and scores.gates:
+        branches = scores.branches > settings.threshold
+        kept = gated.effective(scores.units > settings.threshold, branches)
+    else:
+        branches = scores.branches > 0.5
+        inside = gated.effective(torch.ones_like(scores.units, dtype=torch.bool), branches)
+        count = max(1, round((1.0 if share is None else share) * len(gated.units)))
+        ranked = torch.where(inside, scores.units, -torch.inf)
+        kept = torch.zeros_like(inside).scatter(1, ranked.topk(count, 1).indices, True) & inside
+    held = torch.zeros_like(branches, dtype=torch.int64)
+    ours = gated.branch >= 0
+    held.index_add_(1, gated.branch[ours].to(held.device), kept[:, ours].long())
+    return kept, branches & (held > 0)
+
+
+def answers_of(tasks: Tasks, units: Tensor, branches: Tensor, chunk: int = 64) -> Tensor:
+    """Answer the images of sub-tasks, each with its gates ``(tasks, ...)``: ``(N, classes)``."""
+    with torch.no_grad():
+        return torch.cat([
+            tasks.gated.logits(
+                tasks.images[part], units[tasks.task[part]], branches[tasks.task[part]]
+            )
+            for part in tasks.parts(chunk)
+        ])  # fmt: skip

@@ -1,0 +1,196 @@
+"""How true a chain is to its network on any images, beside what chance or habit would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsight.chains.extract import extract
+from sparsight.chains.result import Chain
+from sparsight.chains.selectors import kl
+from sparsight.chains.tasks import Gated
+from sparsight.errors import InputError
+from sparsight.networks import Network
+
+__all__ = ["CONTROLS", "Fidelity", "Selection", "controls", "fidelity", "judge"]
+
+CONTROLS = ("random", "magnitude", "contribution", "inverted")
+"""What a chain is compared with: as many units in every layer, drawn, heavy or contributing; and
+everything that it leaves out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Units and branches: ``(units,)`` and ``(branches,)``, bool."""
+
+    kept: Tensor
+    open: Tensor
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How true answers are to a network's.
+
+    Attributes
+    ----------
+    images
+        How many.
+    kl
+        Mean KL divergence from the network's answers, in nats.
+    agreement
+        Share of images with the network's answer.
+    among
+        The same if only the classes of the sub-task can be answered.
+    accuracy
+        Share of images with the right answer; none without labels.
+    into
+        Share of images that are answered with a class of the sub-task: on images of other classes,
+        those that collapse onto it.
+    """
+
+    images: int
+    kl: float
+    agreement: float
+    among: float
+    accuracy: float | None
+    into: float
+
+
+def fidelity(
+    answers: Tensor, logits: Tensor, classes: Sequence[int], labels: Tensor | None = None
+) -> Fidelity:
+    """Compare answers ``(N, classes)`` with a network's.
+
+    Parameters
+    ----------
+    answers, logits
+        Of the network, and of what is judged.
+    classes
+        Of the sub-task.
+    labels
+        ``(N,)``.
+
+    Raises
+    ------
+    InputError
+        If there are no images, or there is no class.
+
+    Examples
+    --------
+    >>> import torch
+    >>> full, chain = torch.tensor([[3.0, 2.0, 9.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+    >>> found = fidelity(full, chain, [0, 1])
+    >>> found.agreement, found.among, found.into
+    (0.0, 1.0, 1.0)
+    """
+    if not len(answers) or not len(classes):
+        raise InputError("nothing to compare: give an image and a class at least")
+    own = torch.tensor(sorted(set(classes)), device=answers.device)
+    first, second = answers.argmax(1), logits.argmax(1)
+    same = answers[:, own].argmax(1) == logits[:, own].argmax(1)
+    right = None if labels is None else float((second == labels).double().mean())
+    return Fidelity(
+        len(answers),
+        float(kl(answers.double(), logits.double()).mean()),
+        float((first == second).double().mean()),
+        float(same.double().mean()),
+        right,
+        float(torch.isin(second, own).double().mean()),
+    )
+
+
+def controls(
+    network: Network, chain: Chain, images: Tensor, *, seed: int = 0
+) -> dict[str, Selection]:
+    """Make up what a chain is compared with.
+
+    Parameters
+    ----------
+    network
+        That the chain is of; not changed.
+    chain
+        The chain.
+    images
+        ``(N, C, H, W)``, normalised: those that the chain was extracted from.
+    seed
+        Of the random units.
+
+    Returns
+    -------
+    dict
+        By name of :data:`CONTROLS`. Branches are open as in the chain, in ``inverted`` all are.
+    """
+    sizes = [count for _, count in chain.layers]
+    kept = [int(own.sum()) for own in chain.kept.split(sizes)]
+    found = {}
+    for name in CONTROLS[:-1]:
+        kinds = chain.settings["kinds"]
+        scores = extract(network, images, selector=name, keep=1.0, kinds=kinds, seed=seed).scores
+        parts = []
+        for own, count in zip(scores.split(sizes), kept, strict=True):
+            chosen = torch.zeros(len(own), dtype=torch.bool)
+            chosen[own.argsort(descending=True, stable=True)[:count]] = True
+            parts.append(chosen)
+        found[name] = Selection(torch.cat(parts), chain.open)
+    found["inverted"] = Selection(~chain.kept, torch.ones_like(chain.open))
+    return found
+
+
+def judge(
+    gated: Gated,
+    selections: Mapping[str, Selection | Chain],
+    images: Tensor,
+    classes: Sequence[int],
+    *,
+    labels: Tensor | None = None,
+    constant: Tensor | None = None,
+    chunk: int = 64,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, Fidelity]:
+    """Measure how true chains and controls are to their network.
+
+    Parameters
+    ----------
+    gated
+        The network, see :meth:`Chain.gated`.
+    selections
+        Chains, and what they are compared with, by name.
+    images, labels
+        ``(N, C, H, W)``, normalised, and ``(N,)``.
+    classes
+        Of the sub-task.
+    constant
+        Logits ``(classes,)`` to give to every image, as ``constant``.
+    chunk
+        Images at a time.
+    progress
+        Called with stage, selections done and selections in all.
+
+    Returns
+    -------
+    dict
+        :class:`Fidelity` by name; ``whole`` is the network itself.
+    """
+    network = gated.network
+    parts = images.split(chunk)
+    answers = torch.cat([network.logits(part) for part in parts])
+    given = None if labels is None else labels.to(answers.device)
+    found = {"whole": fidelity(answers, answers, classes, given)}
+    for number, (name, selection) in enumerate(selections.items()):
+        progress("fidelity", number, len(selections))
+        kept = selection.kept.to(images.device, torch.float32)
+        opened = selection.open.to(images.device, torch.float32)
+        with torch.no_grad():
+            logits = torch.cat([
+                gated.logits(part, kept.expand(len(part), -1), opened.expand(len(part), -1))
+                for part in parts
+            ])  # fmt: skip
+        found[name] = fidelity(answers, logits, classes, given)
+    progress("fidelity", len(selections), len(selections))
+    if constant is not None:
+        logits = constant.to(answers).expand(len(answers), -1)
+        found["constant"] = fidelity(answers, logits, classes, given)
+    return found

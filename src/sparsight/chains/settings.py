@@ -1,0 +1,106 @@
+"""How a chain is extracted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from sparsight.errors import InputError
+
+__all__ = ["NORMALISATIONS", "PUBLISHED", "ChainSettings"]
+
+NORMALISATIONS = ("sum", "layer", "parameters")
+"""What a penalty counts: units, shares of their layers, or shares of the weights."""
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """How a chain is extracted.
+
+    Attributes
+    ----------
+    keep
+        Share of units that a chain keeps, in (0, 1]. ``None``: those whose gate, with that of
+        their branch, is above ``threshold`` after learning with a penalty, as published.
+    steps, rate
+        Of Adam.
+    temperature
+        Of the gates, at first and at last.
+    penalty, layer_penalty, normalise
+        Of gates and branches, where ``keep`` is none; ``normalise`` is one of
+        :data:`NORMALISATIONS`.
+    threshold
+        Above which a gate is open, where ``keep`` is none.
+    tolerance, window
+        A sub-task stops when its mean loss over ``window`` steps differs by less from that over
+        the ``window`` steps before. 0: never.
+    views
+        Each image is learnt on so many random views of itself besides the image, one a step.
+    seed
+        Of the views, and of what a selector draws.
+    chunk
+        Images that go through the network together.
+    """
+
+    keep: float | None = 0.05
+    steps: int = 300
+    rate: float = 0.05
+    temperature: tuple[float, float] = (1.0, 0.1)
+    penalty: float = 0.005
+    layer_penalty: float = 1.0
+    normalise: str = "sum"
+    threshold: float = 0.1
+    tolerance: float = 0.0
+    window: int = 10
+    views: int = 16
+    seed: int = 0
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise InputError(
+                f"a chain cannot keep {self.keep:g} of the units: give a share in (0, 1]"
+            )
+        if self.steps < 1 or not (isfinite(self.rate) and self.rate > 0):
+            raise InputError(
+                f"{self.steps} steps of rate {self.rate:g}: give 1 step or more, of a positive rate"
+            )
+        if not all(isfinite(t) and t > 0 for t in self.temperature):
+            raise InputError(f"temperatures {self.temperature}: give two positive numbers")
+        if self.normalise not in NORMALISATIONS:
+            raise InputError(
+                f"penalties cannot count {self.normalise!r}: choose from "
+                f"{', '.join(NORMALISATIONS)}"
+            )
+        if not 0 <= self.threshold < 1:
+            raise InputError(f"threshold {self.threshold:g}: give one in [0, 1)")
+        for name, least in (("penalty", 0), ("layer_penalty", 0), ("tolerance", 0), ("views", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}: give {least} or more")
+        for name in ("window", "chunk"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
+
+    @property
+    def settles(self) -> int:
+        """Step from which the share of open gates stays."""
+        return self.steps // 2 if self.keep is not None else 0
+
+    def schedule(self, step: int) -> tuple[float, float | None]:
+        """Temperature, and share of open gates, at a step."""
+        first, last = self.temperature
+        temperature = first * (last / first) ** (step / max(1, self.steps - 1))
+        if self.keep is None:
+            return temperature, None
+        return temperature, float(self.keep ** min(1.0, (step + 1) / max(1, self.settles)))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+PUBLISHED = ChainSettings(
+    keep=None, steps=300, rate=0.005, temperature=(0.2, 0.2), tolerance=0.05, views=0
+)
+"""Settings of the paper for ResNet-50; for VGG-19 its ``layer_penalty`` is 2."""

@@ -1,0 +1,255 @@
+"""Sub-tasks: a few images each, of which a chain is to keep what the network answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from sparsight.chains.settings import ChainSettings
+from sparsight.errors import InputError, UnsupportedError
+from sparsight.networks import Network, Units, shared_view
+from sparsight.networks.branches import Branch, branches_of
+from sparsight.networks.gates import Gates, switched_at
+from sparsight.networks.outputs import LogitsOnly
+from sparsight.networks.watching import PassPlan, require_apart
+from sparsight.traces.augment import Augmentation
+
+__all__ = ["Gated", "Tasks", "chain_units"]
+
+_LOOK = 64  # images at a time
+_APART = 7919  # between the seeds of images
+_STRENGTH = 0.5  # of the augmentation of traces
+
+
+def chain_units(network: Network, classes: int, kinds: Iterable[str] | None = None) -> Units:
+    """Return the units that a chain is made of: filters, attention heads and neurons.
+
+    Those of the last layer are the classes, and not among them. Linear layers that are neither
+    attention nor a two-layer perceptron count by their rows.
+
+    Parameters
+    ----------
+    network
+        The network.
+    classes
+        How many it tells apart.
+    kinds
+        Of :data:`sparsight.networks.KINDS`; by default filters, heads and neurons, and rows of
+        linear layers in a network that has none of these two.
+    """
+    found = Units.of(network.model, kinds or ("filter", "head", "neuron"))
+    if kinds is None and not any(group.kind in ("head", "neuron") for group in found.groups):
+        found = Units.of(network.model, ("filter", "row"))
+    last = found.groups[-1] if found.groups else None
+    if last is not None and last.kind == "row" and last.count == classes:
+        found = Units(found.groups[:-1])
+    if not len(found):
+        raise UnsupportedError(
+            f"network {network.spec!r} has no filters, heads or neurons that a chain could be "
+            "made of: give other kinds of units"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """A network with its units and branches, ready to be gated.
+
+    Attributes
+    ----------
+    network, units, branches
+        What is gated.
+    view
+        The network over the same weights, none of which takes a gradient.
+    plan
+        Of one pass.
+    branch
+        ``(units,)``: number of the branch that a unit is in, -1 outside of all.
+    """
+
+    network: Network
+    view: Network
+    units: Units
+    branches: tuple[Branch, ...]
+    plan: PassPlan
+    branch: Tensor
+
+    @classmethod
+    def of(cls, network: Network, x: Tensor, kinds: Iterable[str] | None = None) -> Gated:
+        """Look at a network, with one image ``(1, C, H, W)``."""
+        network.require_eval()
+        units = chain_units(network, network.logits(x).shape[1], kinds)
+        branches = branches_of(network, x)
+        within = torch.full((len(units),), -1)
+        # The innermost branch is the one with the fewest layers.
+        for number in sorted(range(len(branches)), key=lambda n: -len(branches[n].layers)):
+            for group, own in units.pieces(within):
+                part = switched_at(group)
+                if part is not None and part.matrix.name in branches[number].layers:
+                    own.fill_(number)
+        view = replace(network, model=cast(LogitsOnly, shared_view(network)).model)
+        return cls(network, view, units, branches, PassPlan(network, units, x), within)
+
+    def logits(self, images: Tensor, units: Tensor, branches: Tensor) -> Tensor:
+        """Answer images, each with gates of its own.
+
+        Parameters
+        ----------
+        images
+            ``(N, C, H, W)``.
+        units, branches
+            ``(N, units)`` and ``(N, branches)``, 1 where everything is as it was.
+        """
+        gates = Gates(self.units, units, self.plan, branches=self.branches, open=branches)
+        with gates.applied(self.view.model):
+            return self.view(images)
+
+    def ones(self, images: int) -> tuple[Tensor, Tensor]:
+        """Gates of units and branches that are all open, ``(images, ...)``."""
+        device = self.network.device
+        units = torch.ones(images, len(self.units), device=device)
+        return units, torch.ones(images, len(self.branches), device=device)
+
+    def penalty_weights(self, normalise: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Weights of the gates of units and of branches in a penalty."""
+        weights = torch.ones(len(self.units))
+        if normalise != "sum":
+            for group, own in self.units.pieces(weights):
+                size = sum(part.weights for part in group.parts)
+                own.fill_(1 / group.count if normalise == "layer" else float(size))
+        if normalise == "parameters":
+            weights /= weights.sum()
+        return weights.to(device), torch.ones(len(self.branches), device=device)
+
+    @property
+    def layers(self) -> tuple[tuple[str, int], ...]:
+        """Title and number of units of each layer."""
+        return tuple((group.title, group.count) for group in self.units.groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the branches."""
+        return tuple(branch.name for branch in self.branches)
+
+    def parameters_of(self, branch: str) -> list[str]:
+        """Name the parameters of a branch that make it zero if they all are."""
+        layers = self.branches[self.names.index(branch)].layers
+        owners = [layer.partition("[")[0] for layer in layers]
+        owners += [self.plan.normalised[layer] for layer in layers if layer in self.plan.normalised]
+        named = [
+            f"{owner}.{name}"
+            for owner in owners
+            if owner
+            for name, _ in self.network.model.get_submodule(owner).named_parameters(recurse=False)
+        ]
+        return list(dict.fromkeys(named))
+
+    def effective(self, units: Tensor, branches: Tensor) -> Tensor:
+        """Gates of units ``(..., units)``, times those of the branches that they are in."""
+        ones = branches.new_ones(*branches.shape[:-1], 1)
+        return units * torch.cat([branches, ones], -1)[..., self.branch]
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Several sub-tasks side by side: images of all, and which is whose.
+
+    Attributes
+    ----------
+    gated
+        The network.
+    images
+        ``(N, C, H, W)``, normalised.
+    task
+        ``(N,)``: number of the sub-task of each image.
+    answers
+        ``(N, classes)``: logits of the whole network.
+    """
+
+    gated: Gated
+    images: Tensor
+    task: Tensor
+    answers: Tensor
+
+    @classmethod
+    def of(
+        cls, network: Network, tasks: Sequence[Tensor], kinds: Iterable[str] | None = None
+    ) -> Tasks:
+        """Put sub-tasks together.
+
+        Raises
+        ------
+        InputError
+            No sub-task, or one without images.
+        UnsupportedError
+            If the network mixes the images of a batch.
+        """
+        if not tasks or not all(len(images) for images in tasks):
+            raise InputError("a sub-task without images: give one image at least, better ten")
+        images = torch.cat(list(tasks))
+        sizes = torch.tensor([len(own) for own in tasks])
+        task = torch.arange(len(tasks)).repeat_interleave(sizes).to(images.device)
+        gated = Gated.of(network, images[:1], kinds)
+        answers = torch.cat([network.logits(part) for part in images.split(_LOOK)])
+        last = min(len(images), _LOOK) - 1
+        alone = network.logits(images[last : last + 1])[0]
+        require_apart(network, answers[last], alone, "a chain needs each image for itself")
+        return cls(gated, images, task, answers)
+
+    def __len__(self) -> int:
+        return int(self.task[-1]) + 1
+
+    @property
+    def sizes(self) -> Tensor:
+        """Images of each sub-task, ``(tasks,)``."""
+        return self.task.bincount()
+
+    def parts(self, chunk: int) -> list[slice]:
+        """Images that go through the network together."""
+        return [slice(start, start + chunk) for start in range(0, len(self.images), chunk)]
+
+    def views(self, settings: ChainSettings) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Return what draws for each step a view of each image, and what is answered to it.
+
+        The first view is the image itself. Every sub-task draws as if it were alone.
+        """
+        if not settings.views:
+            return lambda step: (self.images, self.answers)
+        network = self.gated.network
+        pools, answers = [self.images], [self.answers]
+        for view in self._rendered(settings).transpose(0, 1):
+            pools.append(view)
+            answers.append(torch.cat([network.logits(part) for part in view.split(settings.chunk)]))
+        pool, answered = torch.stack(pools), torch.stack(answers)
+        generator = torch.Generator().manual_seed(settings.seed)
+        most = int(self.sizes.max())
+        drawn = torch.randint(0, len(pool), (most, settings.steps), generator=generator)
+        place = self._place()
+
+        def draw(step: int) -> tuple[Tensor, Tensor]:
+            which = drawn[:, step].to(place.device)[place]
+            rows = torch.arange(len(which), device=which.device)
+            return pool[which, rows], answered[which, rows]
+
+        return draw
+
+    def _place(self) -> Tensor:
+        """Return the number of each image within its sub-task."""
+        first = self.sizes.cumsum(0) - self.sizes
+        return torch.arange(len(self.images), device=first.device) - first[self.task]
+
+    def _rendered(self, settings: ChainSettings) -> Tensor:
+        """Render the views of all images, ``(images, views, C, H, W)``, normalised."""
+        preprocessing = self.gated.network.preprocessing
+        kind = Augmentation(settings.views, strength=_STRENGTH)
+        found = []
+        for x, place in zip(self.images, self._place().tolist(), strict=True):
+            unit = preprocessing.denormalize(x.float())
+            seed = settings.seed + _APART * place  # crops of its own for each image
+            views = kind(unit, (x.shape[-2], x.shape[-1]), seed=seed)
+            found.append(preprocessing.normalize(views).to(x))
+        return torch.stack(found)

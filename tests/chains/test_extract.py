@@ -1,0 +1,236 @@
+"""Chains: exact copies, the share asked for, one task as many, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies
+from torch import nn
+
+from blame.reference import network_of
+from chains.test_gates import Residual, residual
+from contracts import untouched
+from sparsight.chains import (
+    CONTROLS,
+    PUBLISHED,
+    SELECTORS,
+    Chain,
+    ChainSettings,
+    controls,
+    extract,
+    extract_many,
+    fidelity,
+    judge,
+)
+from sparsight.chains.selectors import _shift, kl
+from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
+from sparsight.networks import load
+
+FAST = {"steps": 6, "views": 2}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load("embedded")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("selector", list(SELECTORS))
+@pytest.mark.parametrize("keep", [0.1, 0.5, 1.0])
+def test_every_selector_keeps_the_share_asked_for(embedded, images, selector, keep):
+    with untouched(embedded.model):
+        chain = extract(embedded, images, selector=selector, keep=keep, **FAST)
+    assert int(chain.kept.sum()) == round(keep * len(chain.kept))
+    assert len(chain.losses) == (6 if selector in ("gates", "hard-concrete") else 0)
+    if keep == 1:
+        assert torch.equal(chain.chain_logits, embedded.logits(images))
+        assert (chain.kl, chain.agreement, chain.share) == (0, 1, 1)
+
+
+def test_learnt_gates_beat_their_beginning_and_chance(embedded, images):
+    found = {
+        name: extract(embedded, images, selector=name, keep=0.3, steps=60, views=0).kl
+        for name in ("gates", "contribution", "random")
+    }
+    assert found["gates"] < 0.5 * found["contribution"]
+    assert found["gates"] < 0.5 * found["random"]
+
+
+def test_published_settings_penalise_instead(embedded, images):
+    weak = extract(embedded, images, settings=PUBLISHED, steps=40, rate=0.05, penalty=0.0)
+    strong = extract(embedded, images, settings=PUBLISHED, steps=40, rate=0.05, penalty=0.1)
+    assert strong.share < 0.6 * weak.share
+    assert strong.settings["keep"] is None
+    kept = strong.scores > PUBLISHED.threshold
+    assert not (strong.kept & ~kept).any()
+
+
+def test_many_tasks_are_as_if_alone(embedded, images):
+    tasks = [images[:2], images[2:]]
+    together = extract_many(embedded, tasks, keep=0.3, chunk=3, **FAST)
+    for images_of_it, chain in zip(tasks, together, strict=True):
+        alone = extract(embedded, images_of_it, keep=0.3, **FAST)
+        torch.testing.assert_close(chain.scores, alone.scores, rtol=1e-3, atol=1e-4)
+        assert chain.overlap(alone) > 0.95
+        assert len(chain.dense_logits) == len(images_of_it)
+
+
+def test_the_same_seed_gives_the_same_chain(embedded, images):
+    one, two = (extract(embedded, images, keep=0.3, **FAST) for _ in range(2))
+    assert torch.equal(one.scores, two.scores)
+    assert torch.equal(one.losses, two.losses)
+    other = extract(embedded, images, keep=0.3, seed=1, **FAST)
+    assert not torch.equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize("kind", ["batch", "group"])
+@pytest.mark.parametrize("seed", range(4))
+def test_zeros_for_weights_make_the_same_network(kind, seed):
+    gated = residual(kind, seed)
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    chain = extract(gated.network, x, selector="random", keep=0.4, seed=seed)
+    closed = replace(
+        chain, open=torch.tensor([False, True]),
+        kept=chain.kept & (gated.branch != 0),
+    )  # fmt: skip
+    for found in (chain, closed):
+        wanted = gated.logits(x, *found.gates(2))
+        with untouched(gated.network.model), found.applied(gated.network, x) as model:
+            torch.testing.assert_close(model(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_unit_of_a_closed_branch_is_not_kept(embedded, images):
+    chain = extract(embedded, images, settings=PUBLISHED, steps=60, rate=0.05, layer_penalty=9.0)
+    gated = chain.gated(embedded, images)
+    if len(chain.branches):
+        inside = gated.branch >= 0
+        still = chain.open[gated.branch.clamp_min(0)] | ~inside
+        assert not (chain.kept & ~still).any()
+
+
+def test_a_task_stops_when_its_loss_stays(embedded, images):
+    chain = extract(embedded, images, keep=0.5, steps=200, views=0, tolerance=10.0, window=3)
+    assert len(chain.losses) == 100 + 6
+
+
+@given(
+    strategies.integers(1, 40),
+    strategies.floats(0.01, 0.99),
+    strategies.floats(0.05, 2.0),
+    strategies.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_shift_opens_the_share_of_gates(units, keep, temperature, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(2, units, generator=generator, dtype=torch.float64).requires_grad_()
+    inside = torch.ones_like(a)
+    shift = _shift(a, inside, temperature, keep)
+    share = torch.sigmoid((a - shift) / temperature).mean(1)
+    torch.testing.assert_close(share, torch.full_like(share, keep), rtol=1e-6, atol=1e-9)
+    (pull,) = torch.autograd.grad(share.sum(), a)
+    assert float(pull.abs().max()) < 1e-6, "the share cannot be changed through the scores"
+
+
+def test_divergence_against_torch():
+    p, q = torch.randn(2, 4, 7, dtype=torch.float64)
+    wanted = F.kl_div(q.log_softmax(1), p.softmax(1), reduction="none").sum(1)
+    torch.testing.assert_close(kl(p, q), wanted)
+
+
+def test_controls_have_as_many_units_in_each_layer(embedded, images):
+    chain = extract(embedded, images, keep=0.3, **FAST)
+    found = controls(embedded, chain, images)
+    assert set(found) == set(CONTROLS)
+    sizes = [count for _, count in chain.layers]
+    wanted = [int(own.sum()) for own in chain.kept.split(sizes)]
+    for name in CONTROLS[:-1]:
+        assert [int(own.sum()) for own in found[name].kept.split(sizes)] == wanted
+    assert torch.equal(found["inverted"].kept, ~chain.kept)
+
+
+def test_fidelity_by_hand(embedded, images):
+    chain = extract(embedded, images, keep=0.3, **FAST)
+    gated = chain.gated(embedded, images)
+    labels = torch.tensor([0, 1, 2, 3, 4])
+    constant = torch.zeros(10)
+    constant[2] = 5.0
+    with untouched(embedded.model):
+        found = judge(
+            gated, {"chain": chain}, images, [0, 2], labels=labels, constant=constant, chunk=2
+        )
+    assert found["whole"].agreement == found["whole"].among == 1
+    assert found["whole"].kl == 0
+    assert found["chain"].kl == pytest.approx(chain.kl, rel=1e-5)
+    assert found["chain"].agreement == pytest.approx(chain.agreement)
+    assert found["constant"].into == 1
+    assert found["constant"].accuracy == pytest.approx(0.2)
+    with pytest.raises(InputError, match="nothing to compare"):
+        fidelity(torch.zeros(0, 2), torch.zeros(0, 2), [0])
+
+
+def test_a_saved_chain_comes_back(embedded, images, tmp_path):
+    chain = extract(embedded, images, keep=0.3, **FAST)
+    again = Chain.load(chain.save(tmp_path / "chain"))
+    assert again.units() == chain.units()
+    assert torch.equal(again.scores, chain.scores)
+    assert again.describe() == json.loads(json.dumps(chain.describe()))
+    assert again.overlap(chain) == 1
+    assert again.without(chain) == []
+    (tmp_path / "chain" / "chain.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is damaged"):
+        Chain.load(tmp_path / "chain")
+
+
+def test_refusals(embedded, images):
+    with pytest.raises(InputError, match=r"cannot keep 0 of the units: give a share in \(0, 1\]"):
+        extract(embedded, images, keep=0.0)
+    with pytest.raises(InputError, match="no selector is called 'best': choose from gates"):
+        extract(embedded, images, selector="best")
+    with pytest.raises(InputError, match="chains have no option 'kep': choose from keep"):
+        extract(embedded, images, kep=0.1)
+    with pytest.raises(InputError, match="without images: give one image at least"):
+        extract(embedded, [])
+    with pytest.raises(InputError, match="one image is no list of images"):
+        extract(embedded, "photo.jpg")
+    with pytest.raises(InputError, match="give 1 step or more"):
+        ChainSettings(steps=0)
+    with pytest.raises(InputError, match="penalties cannot count 'flops'"):
+        ChainSettings(normalise="flops")
+    with pytest.raises(InputError, match="give 1 or more"):
+        ChainSettings(chunk=0)
+    chain = extract(embedded, images, selector="random", keep=0.5)
+    other = network_of(Residual().eval())
+    with pytest.raises(NetworkError, match="give the network that it was extracted from"):
+        chain.gated(other, torch.zeros(1, 3, 12, 12, dtype=torch.float64))
+    with pytest.raises(InputError, match="compare chains of one network"):
+        chain.overlap(extract(other, torch.zeros(1, 3, 12, 12), selector="random", keep=0.5))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        extract(embedded, images * torch.nan, keep=0.5, **FAST)
+
+
+def test_a_loss_that_is_not_a_number_is_said():
+    class Logarithm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).abs().log().mean((2, 3)))
+
+    network = network_of(Logarithm())
+    with pytest.raises(NumericalError, match="keep more units, or give a smaller rate"):
+        extract(network, torch.rand(2, 3, 12, 12), keep=0.5, steps=30, temperature=(1e-4, 1e-4))
+
+
+def test_a_network_without_units_is_refused():
+    network = network_of(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval())
+    with pytest.raises(UnsupportedError, match="has no filters, heads or neurons"):
+        extract(network, torch.zeros(1, 3, 12, 12))
