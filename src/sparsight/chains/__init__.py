@@ -2,6 +2,7 @@
 
 from sparsight.chains.extract import extract, extract_many
 from sparsight.chains.fidelity import CONTROLS, Fidelity, Selection, controls, fidelity, judge
+from sparsight.chains.graph import ChainGraph, Edge, Node, chain_graph
 from sparsight.chains.result import Chain
 from sparsight.chains.selectors import SELECTORS
 from sparsight.chains.settings import PUBLISHED, ChainSettings
@@ -11,9 +12,13 @@ __all__ = [
     "PUBLISHED",
     "SELECTORS",
     "Chain",
+    "ChainGraph",
     "ChainSettings",
+    "Edge",
     "Fidelity",
+    "Node",
     "Selection",
+    "chain_graph",
     "controls",
     "extract",
     "extract_many",

@@ -29,6 +29,7 @@ def extract(
     network: Network,
     images: Images,
     *,
+    classes: Sequence[int] | None = None,
     selector: str = "gates",
     settings: ChainSettings | None = None,
     kinds: Iterable[str] | None = None,
@@ -44,6 +45,8 @@ def extract(
     images
         Of the sub-task: files, PIL images, or normalised tensors ``(N, C, H, W)``. Ten of each
         class are enough, five too few, according to the paper.
+    classes
+        That the sub-task tells apart; by default those that the network answers.
     selector
         One of :data:`sparsight.chains.SELECTORS`.
     settings
@@ -77,8 +80,8 @@ def extract(
     0.25
     """
     chains = extract_many(
-        network, [images], selector=selector, settings=settings, kinds=kinds, progress=progress,
-        **options,
+        network, [images], classes=[classes], selector=selector, settings=settings, kinds=kinds,
+        progress=progress, **options,
     )  # fmt: skip
     return chains[0]
 
@@ -87,6 +90,7 @@ def extract_many(
     network: Network,
     tasks: Sequence[Images],
     *,
+    classes: Sequence[Sequence[int] | None] | None = None,
     selector: str = "gates",
     settings: ChainSettings | None = None,
     kinds: Iterable[str] | None = None,
@@ -101,17 +105,21 @@ def extract_many(
     ----------
     network, selector, settings, kinds, progress, options
         See :func:`extract`.
-    tasks
-        Images of each sub-task.
+    tasks, classes
+        Images, and classes, of each sub-task.
     """
     settings = _options(settings or ChainSettings(), options)
     choose = choose_selector(selector)
     wanted = None if kinds is None else list(kinds)
     start = time.perf_counter()
-    together = Tasks.of(network, [_prepare(network, images) for images in tasks], wanted)
+    if classes is not None and len(classes) != len(tasks):
+        raise InputError(
+            f"{len(classes)} lists of classes for {len(tasks)} sub-tasks: give each one"
+        )
+    prepared = [_prepare(network, images) for images in tasks]
+    together = Tasks.of(network, prepared, wanted, classes)
     scores = choose(together, settings, progress)
     kept, branches = choose_units(together.gated, scores, settings)
-    shared = {"selector": selector, "kinds": wanted, **settings.describe()}
     gates = kept.float(), branches.float()
     answers = answers_of(together, *gates, settings.chunk)
     scaled = answers
@@ -121,11 +129,15 @@ def extract_many(
     found = []
     for number in range(len(together)):
         own = together.task == number
+        told = together.among[number].nonzero()[:, 0].tolist()
+        shaped = {
+            "selector": selector, "kinds": wanted, "classes": told, **settings.describe()
+        }  # fmt: skip
         found.append(
             Chain(
                 together.gated.layers, kept[number].cpu(), scores.units[number].float().cpu(),
                 together.gated.names, branches[number].cpu(), together.answers[own].cpu(),
-                answers[own].cpu(), scaled[own].cpu(), scores.losses[number], shared, versions,
+                answers[own].cpu(), scaled[own].cpu(), scores.losses[number], shaped, versions,
                 seconds,
             )
         )  # fmt: skip

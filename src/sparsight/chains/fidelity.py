@@ -147,6 +147,7 @@ def judge(
     *,
     labels: Tensor | None = None,
     constant: Tensor | None = None,
+    read: Callable[[Tensor], Tensor] = lambda logits: logits,
     chunk: int = 64,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> dict[str, Fidelity]:
@@ -164,6 +165,9 @@ def judge(
         Of the sub-task.
     constant
         Logits ``(classes,)`` to give to every image, as ``constant``.
+    read
+        Makes of logits what is compared, for example one logit for a group of classes; ``classes``
+        and ``labels`` are of what it gives.
     chunk
         Images at a time.
     progress
@@ -176,7 +180,7 @@ def judge(
     """
     network = gated.network
     parts = images.split(chunk)
-    answers = torch.cat([network.logits(part) for part in parts])
+    answers = read(torch.cat([network.logits(part) for part in parts]))
     given = None if labels is None else labels.to(answers.device)
     found = {"whole": fidelity(answers, answers, classes, given)}
     for number, (name, selection) in enumerate(selections.items()):
@@ -188,9 +192,9 @@ def judge(
                 gated.logits(part, kept.expand(len(part), -1), opened.expand(len(part), -1))
                 for part in parts
             ])  # fmt: skip
-        found[name] = fidelity(answers, logits, classes, given)
+        found[name] = fidelity(answers, read(logits), classes, given)
     progress("fidelity", len(selections), len(selections))
     if constant is not None:
-        logits = constant.to(answers).expand(len(answers), -1)
+        logits = read(constant.to(answers)[None]).expand(len(answers), -1)
         found["constant"] = fidelity(answers, logits, classes, given)
     return found

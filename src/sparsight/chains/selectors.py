@@ -9,10 +9,12 @@ Learnt gates follow Zhao et al., "Extracting Local Reasoning Chains of Deep Neur
     \frac{1}{N} \sum_n \mathrm{KL}\bigl(p(x_n) \,\|\, p_{s,b}(x_n)\bigr)
     + \lambda \sum_f w_f s_f + \lambda_g \sum_l w_l b_l .
 
-Instead of a penalty the share of gates that are open can be given (``keep``): then all :math:`a`
-are shifted by the number :math:`\theta` for which the gates sum up to it, through which gradients
-go as well. It begins at all gates and shrinks to ``keep`` half way, while the temperature falls and
-gates become what they are in a copy: open or closed.
+The divergence can be mixed with that among the classes of the sub-task alone (``focus``): what
+tells them apart would else be a small part of it. Instead of a penalty the share of gates that are
+open can be given (``keep``): then all :math:`a` are shifted by the number :math:`\theta` for which
+the gates sum up to it, through which gradients go as well. It begins at all gates and shrinks to
+``keep`` half way, while the temperature falls and gates become what they are in a copy: open or
+closed.
 """
 
 from __future__ import annotations
@@ -169,7 +171,8 @@ def _learn(
         for part in tasks.parts(settings.chunk):
             own = tasks.task[part]
             logits = gated.logits(images[part], leaf[0][own], leaf[1][own])
-            lost = kl(answers[part], logits) / tasks.sizes.to(device)[own]
+            lost = _divergence(answers[part], logits, tasks.among[own], settings.focus)
+            lost = lost / tasks.sizes.to(device)[own]
             lost.sum().backward()
             loss.index_add_(0, own, lost.detach().to(loss))
         pull = [one.grad if one.grad is not None else torch.zeros_like(one) for one in leaf]
@@ -238,6 +241,18 @@ def kl(answers: Tensor, logits: Tensor) -> Tensor:
     """KL divergence from what was answered, in nats, ``(N,)``, from logits ``(N, classes)``."""
     before = answers.log_softmax(1)
     return (before.exp() * (before - logits.log_softmax(1))).sum(1)
+
+
+def _divergence(answers: Tensor, logits: Tensor, among: Tensor, focus: float) -> Tensor:
+    """Mix the divergence over all classes with that among some, ``(N, classes)`` bool."""
+    lost = (1 - focus) * kl(answers, logits)
+    if not focus:
+        return lost
+    least = torch.finfo(logits.dtype).min
+    own, theirs = (torch.where(among, x, least) for x in (answers, logits))
+    before = own.log_softmax(1)
+    apart = torch.where(among, before - theirs.log_softmax(1), 0.0)
+    return lost + focus * (before.exp() * apart).sum(1)
 
 
 def _gates(tasks: Tasks, settings: ChainSettings, progress: Progress) -> Scores:

@@ -30,6 +30,8 @@ class ChainSettings:
     penalty, layer_penalty, normalise
         Of gates and branches, where ``keep`` is none; ``normalise`` is one of
         :data:`NORMALISATIONS`.
+    focus
+        Share in the loss, in [0, 1], of the divergence among the classes of the sub-task alone.
     threshold
         Above which a gate is open, where ``keep`` is none.
     tolerance, window
@@ -46,10 +48,11 @@ class ChainSettings:
     keep: float | None = 0.05
     steps: int = 300
     rate: float = 0.05
-    temperature: tuple[float, float] = (1.0, 0.1)
+    temperature: tuple[float, float] = (2.0, 0.1)
     penalty: float = 0.005
     layer_penalty: float = 1.0
     normalise: str = "sum"
+    focus: float = 0.5
     threshold: float = 0.1
     tolerance: float = 0.0
     window: int = 10
@@ -73,6 +76,8 @@ class ChainSettings:
                 f"penalties cannot count {self.normalise!r}: choose from "
                 f"{', '.join(NORMALISATIONS)}"
             )
+        if not 0 <= self.focus <= 1:
+            raise InputError(f"focus {self.focus:g}: give a share in [0, 1]")
         if not 0 <= self.threshold < 1:
             raise InputError(f"threshold {self.threshold:g}: give one in [0, 1)")
         for name, least in (("penalty", 0), ("layer_penalty", 0), ("tolerance", 0), ("views", 0)):
@@ -101,6 +106,6 @@ class ChainSettings:
 
 
 PUBLISHED = ChainSettings(
-    keep=None, steps=300, rate=0.005, temperature=(0.2, 0.2), tolerance=0.05, views=0
+    keep=None, steps=300, rate=0.005, temperature=(0.2, 0.2), focus=0.0, tolerance=0.05, views=0
 )
 """Settings of the paper for ResNet-50; for VGG-19 its ``layer_penalty`` is 2."""

@@ -168,18 +168,25 @@ class Tasks:
         ``(N,)``: number of the sub-task of each image.
     answers
         ``(N, classes)``: logits of the whole network.
+    among
+        ``(tasks, classes)``, bool: classes of each sub-task.
     """
 
     gated: Gated
     images: Tensor
     task: Tensor
     answers: Tensor
+    among: Tensor
 
     @classmethod
     def of(
-        cls, network: Network, tasks: Sequence[Tensor], kinds: Iterable[str] | None = None
+        cls,
+        network: Network,
+        tasks: Sequence[Tensor],
+        kinds: Iterable[str] | None = None,
+        classes: Sequence[Sequence[int] | None] | None = None,
     ) -> Tasks:
-        """Put sub-tasks together.
+        """Put sub-tasks together; their classes are by default those that are answered.
 
         Raises
         ------
@@ -198,7 +205,14 @@ class Tasks:
         last = min(len(images), _LOOK) - 1
         alone = network.logits(images[last : last + 1])[0]
         require_apart(network, answers[last], alone, "a chain needs each image for itself")
-        return cls(gated, images, task, answers)
+        among = torch.zeros(len(tasks), answers.shape[1], dtype=torch.bool, device=images.device)
+        among[task, answers.argmax(1)] = True
+        for number, own in enumerate(classes or ()):
+            if own is not None:
+                _require_classes(own, answers.shape[1])
+                among[number] = False
+                among[number, list(own)] = True
+        return cls(gated, images, task, answers, among)
 
     def __len__(self) -> int:
         return int(self.task[-1]) + 1
@@ -253,3 +267,17 @@ class Tasks:
             views = kind(unit, (x.shape[-2], x.shape[-1]), seed=seed)
             found.append(preprocessing.normalize(views).to(x))
         return torch.stack(found)
+
+
+def _require_classes(classes: Sequence[int], most: int) -> None:
+    """Refuse classes that there are not.
+
+    Raises
+    ------
+    InputError
+        If there are none, or one is out of range.
+    """
+    if not classes or not all(0 <= number < most for number in classes):
+        raise InputError(
+            f"classes {list(classes)} of a sub-task: give numbers from 0 to {most - 1}"
+        )

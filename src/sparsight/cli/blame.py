@@ -16,15 +16,6 @@ __all__ = ["blame", "blame_stats"]
 _PAGE, _FACTS, _MAPS = "index.html", "blame.json", "blame.safetensors"
 _CHECK = "What if"
 
-TruthOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="CSV table with the columns file and label; without it, the folder that an image is "
-        "in names its class.",
-        show_default=False,
-    ),
-]
-
 
 def blame_stats(
     images: Annotated[
@@ -43,7 +34,7 @@ def blame_stats(
             show_default=False,
         ),
     ],
-    truth: TruthOption = None,
+    truth: shared.TruthOption = None,
     units: Annotated[
         str | None,
         typer.Option(
@@ -169,7 +160,7 @@ def blame(
             show_default=False,
         ),
     ] = None,
-    truth: TruthOption = None,
+    truth: shared.TruthOption = None,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
     labels: shared.LabelsOption = None,

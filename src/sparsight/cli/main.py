@@ -11,6 +11,7 @@ import typer
 from sparsight import __version__
 from sparsight.cli.bench import bench_speed
 from sparsight.cli.blame import blame, blame_stats
+from sparsight.cli.chain import chain
 from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
@@ -45,6 +46,7 @@ app.command("trace diff")(trace_diff)
 app.command()(visualize)
 app.command()(blame)
 app.command("blame-stats")(blame_stats)
+app.command()(chain)
 app.command()(models)
 app.command()(layers)
 app.command("bench speed")(bench_speed)

@@ -26,6 +26,7 @@ __all__ = [
     "SolverOption",
     "SparsityOption",
     "StemOption",
+    "TruthOption",
     "WeightsOption",
     "command_line",
     "read_sparsity",
@@ -117,6 +118,16 @@ JsonOption = Annotated[
     typer.Option("--json", help="A summary for machines on standard output.",
                  rich_help_panel=_OUTPUT),
 ]  # fmt: skip
+
+
+TruthOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV table with the columns file and label; without it, the folder that an image is "
+        "in names its class.",
+        show_default=False,
+    ),
+]
 
 
 DEFAULT_SPARSITY, DEFAULT_SOLVER = "auto", "compensated"

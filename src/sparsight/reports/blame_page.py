@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sparsight.reports.blame import BlameReport
 from sparsight.reports.blame_charts import blame_context
-from sparsight.reports.page import environment, resource
+from sparsight.reports.page import environment, styles
 from sparsight.reports.pictures import image_uri
 
 __all__ = ["render_blame"]
@@ -47,6 +47,6 @@ def render_blame(report: BlameReport, image: NDArray[np.floating], title: str, n
             answer=f"{report.predicted}, not {report.label}" if wrong else report.predicted,
             photo=image_uri(image),
             photo_pixelated=max(image.shape[:2]) < _SMALL,
-            style="".join(resource(f"{name}.css") for name in ("base", "visualization", "blame")),
+            style=styles("base", "visualization", "blame"),
         )
     )

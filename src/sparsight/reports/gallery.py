@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sparsight.errors import InputError
 from sparsight.reports.case import CaseFile
-from sparsight.reports.page import environment, resource
+from sparsight.reports.page import environment, styles
 from sparsight.reports.pictures import image_uri, map_uri, shrink
 from sparsight.reports.readings import Grade, grade_kl, read_pair
 from sparsight.reports.store import read_case
@@ -113,7 +113,7 @@ def write_index(folder: str | Path, *, title: str = "Case files") -> Path:
             title=title,
             cards=cards,
             broken=broken,
-            style=resource("base.css") + resource("index.css"),
+            style=styles("base", "index"),
         )
     )
     fresh = folder / f".index.{secrets.token_hex(4)}.partial"

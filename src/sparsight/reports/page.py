@@ -63,6 +63,11 @@ def resource(name: str) -> Markup:
     return Markup((files("sparsight.reports") / "templates" / name).read_text("utf-8"))
 
 
+def styles(*names: str) -> Markup:
+    """Read style sheets of ours, in this order."""
+    return Markup("").join(resource(f"{name}.css") for name in names)
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Build the template environment: autoescape everywhere, an error for a missing name."""
@@ -84,7 +89,8 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def _digest(script: str) -> str:
+def script_digest(script: str) -> str:
+    """Return what a content security policy allows one script by."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"'sha256-{digest}'"
 
@@ -182,9 +188,9 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "layer_sentence": layer_sentence(case.layers),
         "settings": flatten(case.settings),
         "longest": max(case.timings.values(), default=0.0),
-        "style": resource("base.css") + resource("case.css") + resource("blame.css"),
+        "style": styles("base", "case", "blame"),
         "script": script,
-        "script_hash": _digest(script),
+        "script_hash": script_digest(script),
     }
 
 

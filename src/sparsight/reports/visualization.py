@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from sparsight.reports.page import environment, resource
+from sparsight.reports.page import environment, styles
 from sparsight.reports.pictures import image_uri
 
 __all__ = ["Shown", "VisualizationPage", "render_visualizations"]
@@ -95,7 +95,7 @@ def render_visualizations(page: VisualizationPage) -> str:
             caption=page.caption,
             facts=page.facts,
             small=any(max(p.size) < _SMALL for s in page.sides.values() for p in s.pictures[0]),
-            style=resource("base.css") + resource("visualization.css"),
+            style=styles("base", "visualization"),
         )
     )
 
