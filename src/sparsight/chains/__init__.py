@@ -6,6 +6,7 @@ from sparsight.chains.graph import ChainGraph, Edge, Node, chain_graph
 from sparsight.chains.result import Chain
 from sparsight.chains.selectors import SELECTORS
 from sparsight.chains.settings import PUBLISHED, ChainSettings
+from sparsight.chains.slicing import Sliced, cut
 
 __all__ = [
     "CONTROLS",
@@ -18,8 +19,10 @@ __all__ = [
     "Fidelity",
     "Node",
     "Selection",
+    "Sliced",
     "chain_graph",
     "controls",
+    "cut",
     "extract",
     "extract_many",
     "fidelity",
