@@ -19,7 +19,7 @@ PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame views pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,10 @@ real-maps: $(STAMP)  ## Score maps of real networks on real images
 blame: $(STAMP)  ## Check blame: units off, neighbours, mending, Trojans; how long statistics take
 	$(BIN)/python benchmarks/blame_study.py
 	$(BIN)/python benchmarks/blame_speed.py
+
+chains: $(STAMP)  ## Extract chains of two-class sub-tasks and compare them; how long a step takes
+	$(BIN)/python benchmarks/chain_study.py
+	$(BIN)/python benchmarks/chain_speed.py
 
 views: $(STAMP)  ## Judge visualizations: what they stand for, planted triggers, speed; draw ten neurons
 	$(BIN)/python benchmarks/view_study.py

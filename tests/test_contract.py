@@ -17,6 +17,7 @@ from contracts import untouched
 from sparsight.attribution import METHODS, attribute
 from sparsight.blame import blame, knock_out, repair, statistics
 from sparsight.casefile import explain
+from sparsight.chains import chain_graph, controls, extract, judge
 from sparsight.errors import UnsupportedError
 from sparsight.networks import Network, Recording, load, weight_matrices
 from sparsight.networks.coverage import coverage
@@ -72,8 +73,14 @@ def calls(network: Network, x: torch.Tensor) -> dict[str, Callable[[], object]]:
         knock_out(network, x, 1, found.units, found.scores["z"], counts=[0, 2], draws=1)
         repair(network, x, 1, found.units, found.ranking[:3])
 
+    def chained() -> None:
+        chain = extract(network, x, keep=0.3, steps=2, views=1)
+        chain_graph(network, chain, x)
+        judge(chain.gated(network, x), controls(network, chain, x), x, [0, 1])
+
     return {
         "record": record,
+        "chain": chained,
         "blame": blamed,
         "coverage": lambda: coverage(network),
         "trace and apply": applied,
