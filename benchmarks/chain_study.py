@@ -28,7 +28,7 @@ from torch import Tensor
 
 from chain_table import PAGE, table
 from overlap import CIFAR, IMAGENET, cifar, imagenet
-from sparsight.chains import Chain, Selection, controls, extract, judge
+from sparsight.chains import Chain, Selection, constant_answer, controls, extract, judge
 from sparsight.chains.tasks import Gated
 from sparsight.storage import library_versions, write_text
 from tables import stages, write_table
@@ -148,9 +148,9 @@ def judged(pool: Pool, gated: Gated, task: Task, steps: int, **options: Any) -> 
     contributing = extract(pool.network, given, selector="contribution", keep=keep)
     selections: dict[str, Selection | Chain] = {
         "gates": chain, "contribution, free": contributing,
-        **controls(pool.network, chain, given),
+        **controls(pool.network, chain, given, seed=1000 * task.groups[0] + task.groups[1]),
     }  # fmt: skip
-    constant = chain.dense_logits.softmax(1).mean(0).clamp_min(1e-30).log()
+    constant = constant_answer(chain.dense_logits)
     read = reader(pool, task.groups)
     grouped = any(len(pool.groups[group]) > 1 for group in task.groups)
     classes = [0, 1] if grouped else list(task.groups)

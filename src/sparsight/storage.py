@@ -96,7 +96,8 @@ def atomic_folder(
         yield fresh
         readable = fresh.stat().st_mode & 0o666  # some writers make files private
         for file in fresh.iterdir():
-            file.chmod(readable)
+            if file.is_file():
+                file.chmod(readable)
         if folder.exists():
             folder.rename(former)
         fresh.rename(folder)

@@ -12,7 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsight.chains import Chain, ChainGraph, Selection, chain_graph, controls, extract, judge
+from sparsight.chains import (
+    Chain,
+    ChainGraph,
+    Selection,
+    chain_graph,
+    constant_answer,
+    controls,
+    extract,
+    judge,
+)
 from sparsight.errors import InputError
 from sparsight.networks import Network
 from sparsight.reports.chain import ChainReport, Drawn, Line, Score
@@ -42,12 +51,15 @@ class SubTask:
         Others of the same classes.
     others
         Images of other classes.
+    labelled
+        Whether the classes are known, and not the network's own answers.
     """
 
     classes: tuple[int, ...]
     given: tuple[tuple[Path, int], ...]
     held: tuple[tuple[Path, int], ...]
     others: tuple[tuple[Path, int], ...]
+    labelled: bool = True
 
 
 def divide(
@@ -147,14 +159,15 @@ def describe_chain(
         **{_NAMES[k]: v for k, v in controls(network, chain, given, seed=seed).items()},
         "those that contribute most": free,
     }
-    constant = chain.dense_logits.softmax(1).mean(0).clamp_min(1e-30).log()
+    constant = constant_answer(chain.dense_logits)
     scores = []
     for name, samples in zip(SETS, (task.given, task.held, task.others), strict=True):
         if not samples:
             continue
         found = judge(
             gated, selections, _prepared(network, samples), task.classes,
-            labels=torch.tensor([label for _, label in samples]), constant=constant,
+            labels=torch.tensor([label for _, label in samples]) if task.labelled else None,
+            constant=constant,
             progress=progress,
         )  # fmt: skip
         for key, row in found.items():
@@ -177,8 +190,8 @@ def describe_chain(
         notes.append(f"{hidden} units that contribute less are left out.")
     if graph.unnumbered:
         notes.append(
-            f"No line leads to {len(graph.unnumbered)} layers, as channels are joined or "
-            "renumbered on the way there."
+            f"No line leads to {len(graph.unnumbered)} of the layers: no single kernel leads to "
+            "heads and neurons, nor to where channels are joined or renumbered on the way."
         )
     report = ChainReport(
         classes=[network.label(number) for number in task.classes],

@@ -99,7 +99,7 @@ def test_zeros_for_weights_make_the_same_network(kind, seed):
     chain = extract(gated.network, x, selector="random", keep=0.4, seed=seed)
     closed = replace(
         chain, open=torch.tensor([False, True]),
-        kept=chain.kept & (gated.branch != 0),
+        kept=chain.kept & ~gated.within[0],
     )  # fmt: skip
     for found in (chain, closed):
         wanted = gated.logits(x, *found.gates(2))
@@ -111,14 +111,39 @@ def test_a_unit_of_a_closed_branch_is_not_kept(embedded, images):
     chain = extract(embedded, images, settings=PUBLISHED, steps=60, rate=0.05, layer_penalty=9.0)
     gated = chain.gated(embedded, images)
     if len(chain.branches):
-        inside = gated.branch >= 0
-        still = chain.open[gated.branch.clamp_min(0)] | ~inside
-        assert not (chain.kept & ~still).any()
+        assert not (chain.kept & gated.within[~chain.open].any(0)).any()
 
 
 def test_a_task_stops_when_its_loss_stays(embedded, images):
     chain = extract(embedded, images, keep=0.5, steps=200, views=0, tolerance=10.0, window=3)
     assert len(chain.losses) == 100 + 6
+    options = {"keep": 0.5, "steps": 200, "views": 0, "tolerance": 1e-3, "window": 3}
+    tasks = [images[:1], images[1:]]
+    together = extract_many(embedded, tasks, **options)
+    alone = [extract(embedded, task, **options) for task in tasks]
+    assert [len(chain.losses) for chain in together] == [len(chain.losses) for chain in alone]
+
+
+def test_heads_alone_leave_other_branches_open():
+    network = load("timm:vit_tiny_patch16_224", weights="random")
+    x = torch.randn(2, 3, 224, 224)
+    chain = extract(network, x, selector="random", kinds=["head"], keep=1.0)
+    assert chain.open.all()
+    torch.testing.assert_close(chain.chain_logits, network.logits(x))
+
+
+def test_hard_concrete_gates_are_clamped_where_they_are_used(embedded, images):
+    chain = extract(embedded, images, selector="hard-concrete", keep=0.3, steps=30, views=0)
+    assert (chain.scores < 0).any()
+    gated = chain.gated(embedded, images)
+    assert torch.isfinite(chain.scaled_logits).all()
+    assert len(gated.names) == len(chain.open)
+
+
+def test_gradients_may_be_off_around_it(embedded, images):
+    with torch.no_grad():
+        chain = extract(embedded, images, keep=0.3, **FAST)
+    assert len(chain.losses) == 6
 
 
 @given(
@@ -189,6 +214,11 @@ def test_a_saved_chain_comes_back(embedded, images, tmp_path):
         Chain.load(tmp_path / "chain")
 
 
+def chain_of(network):
+    x = torch.zeros(1, 3, 12, 12, dtype=torch.float64)
+    return extract(network, x, selector="random", keep=0.5)
+
+
 def test_refusals(embedded, images):
     with pytest.raises(InputError, match=r"cannot keep 0 of the units: give a share in \(0, 1\]"):
         extract(embedded, images, keep=0.0)
@@ -206,10 +236,24 @@ def test_refusals(embedded, images):
         ChainSettings(normalise="flops")
     with pytest.raises(InputError, match="give 1 or more"):
         ChainSettings(chunk=0)
+    with pytest.raises(InputError, match="give two positive numbers"):
+        ChainSettings(temperature=(1.0,))
+    with pytest.raises(InputError, match="learns no gates: give the share"):
+        extract(embedded, images, selector="contribution", keep=None)
+    with pytest.raises(InputError, match="have no weights: count units instead"):
+        extract(
+            embedded, images, kinds=["norm"], settings=PUBLISHED, normalise="parameters", steps=2
+        )
     chain = extract(embedded, images, selector="random", keep=0.5)
     other = network_of(Residual().eval())
     with pytest.raises(NetworkError, match="give the network that it was extracted from"):
         chain.gated(other, torch.zeros(1, 3, 12, 12, dtype=torch.float64))
+    with pytest.raises(NetworkError, match="give the network that it was extracted from"):
+        judge(chain.gated(embedded, images), {"other": chain_of(other)}, images, [0])
+    with pytest.raises(NetworkError, match="give the network that it was extracted from"):
+        controls(embedded, chain_of(other), images)
+    with pytest.raises(InputError, match="give numbers from 0 to 9"):
+        judge(chain.gated(embedded, images), {"chain": chain}, images, [0, 10])
     with pytest.raises(InputError, match="compare chains of one network"):
         chain.overlap(extract(other, torch.zeros(1, 3, 12, 12), selector="random", keep=0.5))
     with pytest.raises(InputError, match="NaN or infinite"):

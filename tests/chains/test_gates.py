@@ -56,10 +56,11 @@ def test_branches_are_found_by_structure():
     assert gated.names == ("one.0", "two")
     assert [b.layers for b in gated.branches] == [("one.0",), ("two.up", "two.down")]
     inside = {
-        title: own.unique().tolist() for title, own in gated.units.split(gated.branch).items()
+        title: own.all(1).nonzero()[:, 0].tolist()
+        for title, own in gated.units.split(gated.within).items()
     }
     assert inside == {
-        "stem": [-1], "one.0": [0], "two.up": [1], "two.down": [1], "left": [-1], "right": [-1]
+        "stem": [], "one.0": [0], "two.up": [1], "two.down": [1], "left": [], "right": []
     }  # fmt: skip
 
 
@@ -109,9 +110,10 @@ def test_a_closed_branch_is_not_added(branch):
     assert torch.equal(found[0], model(x)[0]), "each image has gates of its own"
 
 
-def test_gates_are_after_the_normalisation():
-    """A gate of one half gives half of what the batch normalisation gives, shift included."""
-    gated = residual()
+@pytest.mark.parametrize("kind", ["batch", "group"])
+def test_gates_are_after_the_normalisation(kind):
+    """A gate of one half gives half of what the normalisation gives, shift included."""
+    gated = residual(kind)
     x = torch.randn(1, 3, 12, 12, dtype=torch.float64)
     units, branches = gated.ones(1)
     gated.units.split(units)["one.0"][:] = 0.5
@@ -154,3 +156,34 @@ def test_gradients_of_gates_of_heads_and_neurons():
         torch.testing.assert_close(
             (up - down) / (2 * step), pull[0][0, number], rtol=1e-4, atol=1e-9
         )
+
+
+class Nested(nn.Module):
+    """A branch that holds nothing but a branch and a layer, and is scaled where it is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.last = (nn.Conv2d(n, 6, 1) for n in (3, 6, 6))
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        body = x + F.relu(self.inner(x))
+        x = x + 0.2 * self.last(body)
+        x = torch.add(x, self.inner(x), alpha=0.1)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_units_are_in_all_branches_around_them():
+    torch.manual_seed(0)
+    network = network_of(Nested())
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    gated = Gated.of(network, x[:1])
+    assert gated.names == ("inner", "inner (2)"), "an addition with a factor is no branch"
+    units, branches = (one.double() for one in gated.ones(2))
+    assert torch.equal(gated.logits(x, units, branches), network.model(x))
+    gates = torch.tensor([[0.5, 0.25]])
+    found = gated.units.split(gated.effective(units[:1], gates.double()))
+    assert {title: own[0, 0].item() for title, own in found.items()} == {
+        "stem": 1.0, "inner": 0.125, "last": 0.25
+    }  # fmt: skip

@@ -38,7 +38,7 @@ def test_channels_of_a_stream_go_only_if_nobody_keeps_them(seed):
     x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
     chain = extract(gated.network, x, selector="random", keep=0.4, seed=seed)
     closed = replace(
-        chain, open=torch.zeros(2, dtype=torch.bool), kept=chain.kept & (gated.branch < 0)
+        chain, open=torch.zeros(2, dtype=torch.bool), kept=chain.kept & (~gated.within.any(0))
     )
     for one in (chain, closed):
         found = cut(gated.network, one, x)
@@ -47,6 +47,15 @@ def test_channels_of_a_stream_go_only_if_nobody_keeps_them(seed):
     stem = chain.kept[:6] | chain.kept[6:12] | chain.kept[20:26]
     left = cut(gated.network, chain, x).network.model.stem.out_channels
     assert left == max(1, int(stem.sum()))
+
+
+def test_a_frozen_network_is_cut_and_stays_frozen():
+    network = load("embedded")
+    network.model.requires_grad_(False)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = cut(network, extract(network, x, selector="random", keep=0.5), x)
+    assert not any(p.requires_grad for p in found.network.model.parameters())
 
 
 def test_a_normalisation_over_channels_is_refused():

@@ -38,7 +38,7 @@ def test_a_sub_task_gets_a_page_a_picture_and_a_graph(run: Run, scenes: str) -> 
     for told in ("other images of these classes", "other classes", "one constant answer"):
         assert told in page
     graph = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
-    assert len(graph["images"]) == 4
+    assert len(graph["asked"]["images"]) == 4
     assert graph["nodes"]
     assert f"page {folder}/index.html" in result.out
 
@@ -53,6 +53,19 @@ def test_what_is_complete_is_passed_over(run: Run, scenes: str) -> None:
     assert [one["classes"] for one in told] == ["mug or tree", "tree or guitar"]
 
 
+def test_other_settings_are_no_resumption(run: Run, scenes: str) -> None:
+    assert run("chain", scenes, "-c", "mug,tree", "-o", "out", *FAST).code == 0
+    before = Path("out/mug-or-tree/index.html").read_bytes()
+    result = run("chain", scenes, "-c", "mug,tree", "-o", "out", *FAST[:-1], "0.5")
+    assert result.code == 2
+    assert "other settings" in result.err
+    assert Path("out/mug-or-tree/index.html").read_bytes() == before
+    result = run("chain", scenes, "-c", "mug,tree", "-o", "out", *FAST[:-1], "0.5", "--overwrite")
+    assert result.code == 0
+    assert Chain.load("out/mug-or-tree/chain").share == pytest.approx(0.5, abs=0.001)
+    assert Path("out/mug-or-tree/chain").stat().st_mode & 0o500 == 0o500
+
+
 def test_the_answer_can_be_the_class(run: Run, scenes: str, home: Path) -> None:
     flat = Path("flat")
     flat.mkdir()
@@ -60,6 +73,8 @@ def test_the_answer_can_be_the_class(run: Run, scenes: str, home: Path) -> None:
         file.rename(flat / file.name)
     result = run("chain", "flat", "-c", "mug,tree", "-o", "out", "--by-answer", *FAST)
     assert (result.code, result.err) == (0, "")
+    page = Path("out/mug-or-tree/index.html").read_text(encoding="utf-8")
+    assert "100 %</td><td>–</td>" in page.replace("\u202f", " ").replace("\u00a0", " ")
     refused = run("chain", "flat", "-c", "mug,tree", "-o", "other", *FAST)
     assert refused.code == 2
 
@@ -71,6 +86,8 @@ def test_the_answer_can_be_the_class(run: Run, scenes: str, home: Path) -> None:
         (("-c", "mug,mug"), "give different ones"),
         (("-c", "mug,unicorn"), "unicorn"),
         (("-c", "mug,umbrella"), "give images of every class"),
+        (("-c", "mug,tree", "--published", "--keep", "0.1"), "leave out --keep"),
+        (("-c", "mug,tree", "--published", "--selector", "random"), "learns no gates"),
         (("-c", "mug,tree", "--keep", "1.5"), "give a share in (0, 1]"),
         (("-c", "mug,tree", "--selector", "best"), "choose from gates"),
     ],

@@ -1,7 +1,15 @@
 """The small sub-network that tells a few classes apart: filters and branches, copied unchanged."""
 
 from sparsight.chains.extract import extract, extract_many
-from sparsight.chains.fidelity import CONTROLS, Fidelity, Selection, controls, fidelity, judge
+from sparsight.chains.fidelity import (
+    CONTROLS,
+    Fidelity,
+    Selection,
+    constant_answer,
+    controls,
+    fidelity,
+    judge,
+)
 from sparsight.chains.graph import ChainGraph, Edge, Node, chain_graph
 from sparsight.chains.result import Chain
 from sparsight.chains.selectors import SELECTORS
@@ -21,6 +29,7 @@ __all__ = [
     "Selection",
     "Sliced",
     "chain_graph",
+    "constant_answer",
     "controls",
     "cut",
     "extract",

@@ -119,16 +119,19 @@ def extract_many(
     prepared = [_prepare(network, images) for images in tasks]
     together = Tasks.of(network, prepared, wanted, classes)
     scores = choose(together, settings, progress)
+    if settings.keep is None and not scores.gates:
+        raise InputError(f"selector {selector!r} learns no gates: give the share of units to keep")
     kept, branches = choose_units(together.gated, scores, settings)
     gates = kept.float(), branches.float()
     answers = answers_of(together, *gates, settings.chunk)
     scaled = answers
     if scores.gates:
-        scaled = answers_of(together, scores.units, scores.branches, settings.chunk)
+        scaled = answers_of(together, scores.units.clamp(0, 1), scores.branches, settings.chunk)
     seconds, versions = time.perf_counter() - start, library_versions()
     found = []
     for number in range(len(together)):
         own = together.task == number
+        losses = scores.losses[number]
         told = together.among[number].nonzero()[:, 0].tolist()
         shaped = {
             "selector": selector, "kinds": wanted, "classes": told, **settings.describe()
@@ -137,7 +140,7 @@ def extract_many(
             Chain(
                 together.gated.layers, kept[number].cpu(), scores.units[number].float().cpu(),
                 together.gated.names, branches[number].cpu(), together.answers[own].cpu(),
-                answers[own].cpu(), scaled[own].cpu(), scores.losses[number], shaped, versions,
+                answers[own].cpu(), scaled[own].cpu(), losses[~losses.isnan()], shaped, versions,
                 seconds,
             )
         )  # fmt: skip
@@ -163,7 +166,7 @@ def _prepare(network: Network, images: Images) -> Tensor:
 def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple[Tensor, Tensor]:
     """Make up one's mind: which units are kept, and which branches stay open.
 
-    Units of a closed branch are never kept, and a branch without any unit is closed.
+    Units of a closed branch are never kept; a branch that has units, and keeps none, is closed.
 
     Returns
     -------
@@ -171,19 +174,18 @@ def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple
         ``(tasks, units)`` and ``(tasks, branches)``, bool.
     """
     share = settings.keep
-    if share is None and scores.gates:
+    if share is None:
         branches = scores.branches > settings.threshold
         kept = gated.effective(scores.units > settings.threshold, branches)
     else:
         branches = scores.branches > 0.5
         inside = gated.effective(torch.ones_like(scores.units, dtype=torch.bool), branches)
-        count = max(1, round((1.0 if share is None else share) * len(gated.units)))
+        count = max(1, round(share * len(gated.units)))
         ranked = torch.where(inside, scores.units, -torch.inf)
         kept = torch.zeros_like(inside).scatter(1, ranked.topk(count, 1).indices, True) & inside
-    held = torch.zeros_like(branches, dtype=torch.int64)
-    ours = gated.branch >= 0
-    held.index_add_(1, gated.branch[ours].to(held.device), kept[:, ours].long())
-    return kept, branches & (held > 0)
+    within = gated.within.to(kept.device)
+    held = (kept[:, None] & within).any(2)
+    return kept, branches & (held | ~within.any(1))
 
 
 def answers_of(tasks: Tasks, units: Tensor, branches: Tensor, chunk: int = 64) -> Tensor:

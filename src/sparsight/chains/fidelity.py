@@ -15,7 +15,17 @@ from sparsight.chains.tasks import Gated
 from sparsight.errors import InputError
 from sparsight.networks import Network
 
-__all__ = ["CONTROLS", "Fidelity", "Selection", "controls", "fidelity", "judge"]
+__all__ = [
+    "CONTROLS",
+    "Fidelity",
+    "Selection",
+    "constant_answer",
+    "controls",
+    "fidelity",
+    "judge",
+]
+
+_OTHER = 1_000_003  # a random control is not the random chain of the same seed
 
 CONTROLS = ("random", "magnitude", "contribution", "inverted")
 """What a chain is compared with: as many units in every layer, drawn, heavy or contributing; and
@@ -76,7 +86,7 @@ def fidelity(
     Raises
     ------
     InputError
-        If there are no images, or there is no class.
+        If there are no images or classes, or a class out of range.
 
     Examples
     --------
@@ -88,6 +98,8 @@ def fidelity(
     """
     if not len(answers) or not len(classes):
         raise InputError("nothing to compare: give an image and a class at least")
+    if not all(0 <= number < answers.shape[1] for number in classes):
+        raise InputError(f"classes {list(classes)}: give numbers from 0 to {answers.shape[1] - 1}")
     own = torch.tensor(sorted(set(classes)), device=answers.device)
     first, second = answers.argmax(1), logits.argmax(1)
     same = answers[:, own].argmax(1) == logits[:, own].argmax(1)
@@ -100,6 +112,18 @@ def fidelity(
         right,
         float(torch.isin(second, own).double().mean()),
     )
+
+
+def constant_answer(answers: Tensor) -> Tensor:
+    """Make of answers ``(N, classes)`` the one that is best for all of them, as logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> constant_answer(torch.tensor([[0.0, 9.0], [9.0, 0.0]])).softmax(0)
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    return answers.double().softmax(1).mean(0).clamp_min(1e-30).log()
 
 
 def controls(
@@ -122,13 +146,21 @@ def controls(
     -------
     dict
         By name of :data:`CONTROLS`. Branches are open as in the chain, in ``inverted`` all are.
+
+    Raises
+    ------
+    NetworkError
+        If the chain is of another network.
     """
+    chain.gated(network, images)
     sizes = [count for _, count in chain.layers]
     kept = [int(own.sum()) for own in chain.kept.split(sizes)]
     found = {}
     for name in CONTROLS[:-1]:
         kinds = chain.settings["kinds"]
-        scores = extract(network, images, selector=name, keep=1.0, kinds=kinds, seed=seed).scores
+        scores = extract(
+            network, images, selector=name, keep=1.0, kinds=kinds, seed=seed + _OTHER
+        ).scores
         parts = []
         for own, count in zip(scores.split(sizes), kept, strict=True):
             chosen = torch.zeros(len(own), dtype=torch.bool)
@@ -177,6 +209,13 @@ def judge(
     -------
     dict
         :class:`Fidelity` by name; ``whole`` is the network itself.
+
+    Raises
+    ------
+    InputError
+        No images, no classes, or classes out of range.
+    NetworkError
+        If a chain is of another network.
     """
     network = gated.network
     parts = images.split(chunk)
@@ -185,6 +224,8 @@ def judge(
     found = {"whole": fidelity(answers, answers, classes, given)}
     for number, (name, selection) in enumerate(selections.items()):
         progress("fidelity", number, len(selections))
+        if isinstance(selection, Chain):
+            selection.require_of(gated)
         kept = selection.kept.to(images.device, torch.float32)
         opened = selection.open.to(images.device, torch.float32)
         with torch.no_grad():

@@ -9,7 +9,8 @@ The edge from unit *i* to unit *j* of a later layer has the weight
 
 what passes through the kernel between them, times the gradient of what is asked about, *z*, the
 logit that each image is answered with. It is the activation-times-gradient contribution of that
-kernel. Units contribute likewise, through the gate after their normalisation.
+kernel. Where several layers add to one stream, the input channel is theirs together, and each of
+them gets the whole edge. Units contribute likewise, through the gate after their normalisation.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ class ChainGraph:
     nodes, edges
         Those drawn; of each layer the units that contribute most.
     unnumbered
-        Titles of layers of which it cannot be told which unit they read from, because channels are
-        joined or renumbered on the way: no edge leads there.
+        Titles of drawn layers, but the first, to which no edge leads: heads and neurons read a
+        stream through no single kernel, and where channels are joined or renumbered on the way it
+        cannot be told which unit is read.
     """
 
     groups: tuple[str, ...]
@@ -161,7 +163,7 @@ def chain_graph(
     Raises
     ------
     InputError
-        No images, or not one group for each.
+        No images, not one group for each, or no unit to draw.
     NetworkError
         If the chain is of another network.
 
@@ -178,6 +180,8 @@ def chain_graph(
     """
     if not len(images):
         raise InputError("no images: a graph needs some to run through the chain")
+    if most < 1:
+        raise InputError(f"{most} units of each layer cannot be drawn: give 1 or more")
     gated = chain.gated(network, images)
     if groups is None:
         groups = [
@@ -194,8 +198,8 @@ def chain_graph(
         units, passed = _contributions(gated, chain, own, chunk)
         weights.append(units)
         kernels.append(passed)
-    reads, unnumbered = _reads(gated, images[:1])
-    return _assemble(gated, chain, names, torch.stack(weights), kernels, reads, unnumbered, most)
+    reads = _reads(gated, images[:1])
+    return _assemble(gated, chain, names, torch.stack(weights), kernels, reads, most)
 
 
 def _contributions(
@@ -271,21 +275,15 @@ class _Sources(TorchFunctionMode):
 _JOINS = {torch.cat, torch.concat, torch.stack}
 
 
-def _reads(gated: Gated, x: Tensor) -> tuple[dict[str, frozenset[str]], tuple[str, ...]]:
-    """Tell which layers each layer reads from, and of which it cannot be told."""
+def _reads(gated: Gated, x: Tensor) -> dict[str, frozenset[str]]:
+    """Tell which layers each layer reads from, as far as channels keep their numbers."""
     parameters = {
         m.name: gated.network.model.get_parameter(m.parameter) for m in gated.plan.matrices
     }
     watch = _Sources({id(parameter): name for name, parameter in parameters.items()})
     with torch.no_grad(), watch:
         gated.network(x)
-    first = gated.plan.matrices[0].name
-    unknown = tuple(
-        matrix.name
-        for matrix in gated.plan.matrices
-        if matrix.name != first and not watch.reads.get(matrix.name)
-    )
-    return watch.reads, unknown
+    return watch.reads
 
 
 def _assemble(
@@ -295,7 +293,6 @@ def _assemble(
     weights: Tensor,
     kernels: Sequence[Mapping[str, Tensor]],
     reads: Mapping[str, frozenset[str]],
-    unnumbered: tuple[str, ...],
     most: int,
 ) -> ChainGraph:
     """Choose the nodes, and find the kernels between them."""
@@ -316,7 +313,9 @@ def _assemble(
             nodes.append(Node(len(layers), group.title, number, of_groups))
         layers.append((group.title, int(kept.sum()), group.count))
     edges = list(_edges(gated, drawn, kernels, reads))
-    return ChainGraph(names, tuple(layers), tuple(nodes), tuple(edges), unnumbered)
+    reached = {nodes[edge.target].title for edge in edges}
+    alone = tuple(title for title, _, _ in layers[1:] if title not in reached)
+    return ChainGraph(names, tuple(layers), tuple(nodes), tuple(edges), alone)
 
 
 def _edges(

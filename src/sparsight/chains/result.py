@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +164,9 @@ class Chain:
         parameters = dict(network.model.named_parameters())
         found: dict[str, Tensor] = {}
 
-        def zero(name: str, lines: Tensor, part: tuple[int, int] | None = None) -> None:
+        def zero(name: str, lines: Tensor) -> None:
+            if name not in parameters:
+                return
             target = found.setdefault(name, parameters[name].detach().clone())
             target[lines.to(target.device)] = 0
 
@@ -173,10 +175,15 @@ class Chain:
             if part is None or own.all():
                 continue
             matrix, off = part.matrix, ~own.repeat_interleave(part.size)
+            norm = gated.plan.normalised.get(matrix.name) if part.axis == "rows" else None
             lines = torch.zeros(
                 matrix.columns if part.axis == "columns" else matrix.units, dtype=torch.bool
             )
             lines[part.start : part.start + len(off)] = off
+            if norm:  # what it gives is zero; what goes into it may be counted by it
+                zero(f"{norm}.weight", lines)
+                zero(f"{norm}.bias", lines)
+                continue
             weight = found.setdefault(
                 matrix.parameter, parameters[matrix.parameter].detach().clone()
             )
@@ -186,13 +193,8 @@ class Chain:
                 flat[:, lines] = 0
             else:
                 flat[lines] = 0
+                zero(f"{matrix.name}.bias", lines)
             matrix.write(weight, packed)
-            if part.axis == "rows":
-                norm = gated.plan.normalised.get(matrix.name)
-                owner = norm if norm is not None else matrix.name
-                for name in (f"{owner}.bias", f"{owner}.weight" if norm is not None else ""):
-                    if name in parameters:
-                        zero(name, lines)
         for branch, is_open in zip(self.branches, self.open.tolist(), strict=True):
             if not is_open:
                 for parameter in gated.parameters_of(branch):
@@ -342,9 +344,3 @@ class Chain:
 
 
 _HELD = ("kept", "scores", "open", "dense_logits", "chain_logits", "scaled_logits", "losses")
-
-
-def overlaps(chains: Iterable[Chain]) -> list[float]:
-    """Overlap of every pair of chains."""
-    given = list(chains)
-    return [a.overlap(b) for i, a in enumerate(given) for b in given[i + 1 :]]

@@ -51,9 +51,11 @@ class Scores:
     branches
         ``(tasks, branches)``: above one half where a branch stays.
     losses
-        ``(tasks, steps)``, in nats where there is no penalty; empty if nothing was learnt.
+        ``(tasks, steps)``, in nats where there is no penalty, NaN where a sub-task had stopped;
+        empty if nothing was learnt.
     gates
-        Whether ``units`` are gates in [0, 1], to which a threshold can be applied.
+        Whether ``units`` are gates, to which a threshold can be applied; those below 0 and above 1
+        stand for 0 and 1.
     """
 
     units: Tensor
@@ -138,12 +140,12 @@ def _learn(
     gated, count = tasks.gated, len(tasks)
     device = tasks.images.device
     weight, layer_weight = gated.penalty_weights(settings.normalise, device)
-    a = _first_scores(tasks, settings, progress)
-    if settings.keep is None:
-        a = torch.ones_like(a)  # as published: all gates are open at first
-    c = torch.full((count, len(gated.branches)), _OPEN, device=device)
-    if settings.keep is None:
-        c = torch.ones_like(c)
+    if settings.keep is None:  # as published: all gates are open at first
+        a = torch.ones(count, len(gated.units), device=device)
+    else:
+        a = _first_scores(tasks, settings, progress)
+    first = 1.0 if settings.keep is None else _OPEN
+    c = torch.full((count, len(gated.branches)), first, device=device)
     a.requires_grad_()
     c.requires_grad_()
     optimizer = torch.optim.Adam([a, c], lr=settings.rate)
@@ -155,47 +157,49 @@ def _learn(
         branches = torch.sigmoid(c / temperature)
         inside = gated.effective(torch.ones_like(a), branches)
         shifted = a if keep is None else a - _shift(a, inside, temperature, keep)
-        if drawn is None:
+        if noise is None:
             return torch.sigmoid(shifted / temperature), branches
-        stretched = torch.sigmoid((shifted / temperature + drawn) / _BETA)
-        return (stretched * (_OUTER - _INNER) + _INNER).clamp(0, 1), branches
+        soft = shifted / temperature if drawn is None else (shifted / temperature + drawn) / _BETA
+        return torch.sigmoid(soft) * (_OUTER - _INNER) + _INNER, branches
 
-    for step in range(settings.steps):
-        temperature, keep = settings.schedule(step)
-        before = a.detach().clone(), c.detach().clone()
-        optimizer.zero_grad()
-        images, answers = views(step)
-        units, branches = gates(temperature, keep, None if noise is None else noise())
-        leaf = units.detach().requires_grad_(), branches.detach().requires_grad_()
-        loss = torch.zeros(count, device=device)
-        for part in tasks.parts(settings.chunk):
-            own = tasks.task[part]
-            logits = gated.logits(images[part], leaf[0][own], leaf[1][own])
-            lost = _divergence(answers[part], logits, tasks.among[own], settings.focus)
-            lost = lost / tasks.sizes.to(device)[own]
-            lost.sum().backward()
-            loss.index_add_(0, own, lost.detach().to(loss))
-        pull = [one.grad if one.grad is not None else torch.zeros_like(one) for one in leaf]
-        total = (units * pull[0]).sum() + (branches * pull[1]).sum()
-        if keep is None:
-            price = settings.penalty * (units * weight).sum(1)
-            price = price + settings.layer_penalty * (branches * layer_weight).sum(1)
-            loss += price.detach()
-            total = total + price.sum()
-        total.backward()
-        optimizer.step()
-        if not torch.isfinite(loss).all():
-            raise NumericalError(
-                "the loss of a chain is NaN: keep more units, or give a smaller rate"
-            )
-        with torch.no_grad():
-            for value, old in zip((a, c), before, strict=True):
-                value.copy_(torch.where(active, value, old))
-        losses.append(loss)
-        active &= ~_settled(losses, settings)[:, None]
-        progress("chain", step + 1, settings.steps)
-        if not active.any():
-            break
+    with torch.enable_grad():
+        for step in range(settings.steps):
+            temperature, keep = settings.schedule(step)
+            before = a.detach().clone(), c.detach().clone()
+            optimizer.zero_grad()
+            images, answers = views(step)
+            units, branches = gates(temperature, keep, None if noise is None else noise())
+            units = units.clamp(0, 1)
+            leaf = units.detach().requires_grad_(), branches.detach().requires_grad_()
+            loss = torch.zeros(count, device=device)
+            for part in tasks.parts(settings.chunk):
+                own = tasks.task[part]
+                logits = gated.logits(images[part], leaf[0][own], leaf[1][own])
+                lost = _divergence(answers[part], logits, tasks.among[own], settings.focus)
+                lost = lost / tasks.sizes.to(device)[own]
+                lost.sum().backward()
+                loss.index_add_(0, own, lost.detach().to(loss))
+            pull = [one.grad if one.grad is not None else torch.zeros_like(one) for one in leaf]
+            total = (units * pull[0]).sum() + (branches * pull[1]).sum()
+            if keep is None:
+                price = settings.penalty * (units * weight).sum(1)
+                price = price + settings.layer_penalty * (branches * layer_weight).sum(1)
+                loss += price.detach()
+                total = total + price.sum()
+            total.backward()
+            optimizer.step()
+            if not torch.isfinite(loss[active[:, 0]]).all():
+                raise NumericalError(
+                    "the loss of a chain is NaN: keep more units, or give a smaller rate"
+                )
+            with torch.no_grad():
+                for value, old in zip((a, c), before, strict=True):
+                    value.copy_(torch.where(active, value, old))
+            losses.append(torch.where(active[:, 0], loss, torch.nan))
+            active &= ~_settled(losses, settings)[:, None]
+            progress("chain", step + 1, settings.steps)
+            if not active.any():
+                break
     progress("chain", settings.steps, settings.steps)
     with torch.no_grad():
         units, branches = gates(*settings.schedule(settings.steps - 1), None)

@@ -69,7 +69,7 @@ class ChainSettings:
             raise InputError(
                 f"{self.steps} steps of rate {self.rate:g}: give 1 step or more, of a positive rate"
             )
-        if not all(isfinite(t) and t > 0 for t in self.temperature):
+        if len(self.temperature) != 2 or not all(isfinite(t) and t > 0 for t in self.temperature):
             raise InputError(f"temperatures {self.temperature}: give two positive numbers")
         if self.normalise not in NORMALISATIONS:
             raise InputError(

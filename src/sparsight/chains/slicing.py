@@ -91,11 +91,14 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
     pruning = _torch_pruning()
     gated = chain.gated(network, x)
     model = copy.deepcopy(network.model)
+    learns = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_()  # dependencies are read off the graph of a backward pass
     with torch.no_grad():
         for name, value in chain.tensors(gated).items():
             model.get_parameter(name).copy_(value)
         wanted = gated.logits(x, *(g.to(x.device) for g in chain.gates(len(x))))
-    dependencies = pruning.DependencyGraph().build_dependency(model, example_inputs=x[:1])
+    with torch.enable_grad():
+        dependencies = pruning.DependencyGraph().build_dependency(model, example_inputs=x[:1])
     off = _modules_off(gated, chain, model)
     done: set[nn.Module] = set()
     total = 0
@@ -108,6 +111,8 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
             function = _function(pruning, module)
             dependencies.get_pruning_group(module, function, idxs=sorted(lines)).prune()
             total += len(lines) * len(producers)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns.get(name, True))
     smaller = Network(
         model, network.preprocessing, network.labels, f"{network.spec} (chain)", network.info
     )

@@ -45,7 +45,7 @@ def chain_units(network: Network, classes: int, kinds: Iterable[str] | None = No
     if kinds is None and not any(group.kind in ("head", "neuron") for group in found.groups):
         found = Units.of(network.model, ("filter", "row"))
     last = found.groups[-1] if found.groups else None
-    if last is not None and last.kind == "row" and last.count == classes:
+    if last is not None and last.kind in ("row", "filter") and last.count == classes:
         found = Units(found.groups[:-1])
     if not len(found):
         raise UnsupportedError(
@@ -67,8 +67,8 @@ class Gated:
         The network over the same weights, none of which takes a gradient.
     plan
         Of one pass.
-    branch
-        ``(units,)``: number of the branch that a unit is in, -1 outside of all.
+    within
+        ``(branches, units)``, bool: which units are in which branch, also in one of its own.
     """
 
     network: Network
@@ -76,23 +76,28 @@ class Gated:
     units: Units
     branches: tuple[Branch, ...]
     plan: PassPlan
-    branch: Tensor
+    within: Tensor
 
     @classmethod
     def of(cls, network: Network, x: Tensor, kinds: Iterable[str] | None = None) -> Gated:
         """Look at a network, with one image ``(1, C, H, W)``."""
         network.require_eval()
-        units = chain_units(network, network.logits(x).shape[1], kinds)
-        branches = branches_of(network, x)
-        within = torch.full((len(units),), -1)
-        # The innermost branch is the one with the fewest layers.
-        for number in sorted(range(len(branches)), key=lambda n: -len(branches[n].layers)):
-            for group, own in units.pieces(within):
+        logits = network.logits(x)
+        units = chain_units(network, logits.shape[1], kinds)
+        branches, plan = branches_of(network, x), PassPlan(network, units, x)
+        normalises = {norm: matrix for matrix, norm in plan.normalised.items()}
+        within = torch.zeros(len(branches), len(units), dtype=torch.bool)
+        for number, branch in enumerate(branches):
+            for group, own in units.pieces(within[number]):
                 part = switched_at(group)
-                if part is not None and part.matrix.name in branches[number].layers:
-                    own.fill_(number)
+                layer = normalises.get(group.name) if part is None else part.matrix.name
+                own.fill_(layer in branch.layers)
         view = replace(network, model=cast(LogitsOnly, shared_view(network)).model)
-        return cls(network, view, units, branches, PassPlan(network, units, x), within)
+        found = cls(network, view, units, branches, plan, within)
+        with torch.no_grad():
+            open_gates = found.logits(x, *found.ones(1))
+        require_apart(network, open_gates, logits, "its gates change it even where all are open")
+        return found
 
     def logits(self, images: Tensor, units: Tensor, branches: Tensor) -> Tensor:
         """Answer images, each with gates of its own.
@@ -120,6 +125,8 @@ class Gated:
         if normalise != "sum":
             for group, own in self.units.pieces(weights):
                 size = sum(part.weights for part in group.parts)
+                if normalise == "parameters" and not size:
+                    raise InputError(f"units of {group.title} have no weights: count units instead")
                 own.fill_(1 / group.count if normalise == "layer" else float(size))
         if normalise == "parameters":
             weights /= weights.sum()
@@ -150,8 +157,9 @@ class Gated:
 
     def effective(self, units: Tensor, branches: Tensor) -> Tensor:
         """Gates of units ``(..., units)``, times those of the branches that they are in."""
-        ones = branches.new_ones(*branches.shape[:-1], 1)
-        return units * torch.cat([branches, ones], -1)[..., self.branch]
+        inside = self.within.to(branches.device)
+        found: Tensor = torch.where(inside, branches[..., None], branches.new_ones(())).prod(-2)
+        return units * found.to(units.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +242,13 @@ class Tasks:
         if not settings.views:
             return lambda step: (self.images, self.answers)
         network = self.gated.network
-        pools, answers = [self.images], [self.answers]
-        for view in self._rendered(settings).transpose(0, 1):
-            pools.append(view)
-            answers.append(torch.cat([network.logits(part) for part in view.split(settings.chunk)]))
-        pool, answered = torch.stack(pools), torch.stack(answers)
+        pool = self.images.new_empty(settings.views + 1, *self.images.shape)
+        pool[0] = self.images
+        self._render(pool[1:], settings)
+        answered = torch.stack([
+            torch.cat([network.logits(part) for part in view.split(settings.chunk)])
+            for view in pool
+        ])  # fmt: skip
         generator = torch.Generator().manual_seed(settings.seed)
         most = int(self.sizes.max())
         drawn = torch.randint(0, len(pool), (most, settings.steps), generator=generator)
@@ -256,17 +266,16 @@ class Tasks:
         first = self.sizes.cumsum(0) - self.sizes
         return torch.arange(len(self.images), device=first.device) - first[self.task]
 
-    def _rendered(self, settings: ChainSettings) -> Tensor:
-        """Render the views of all images, ``(images, views, C, H, W)``, normalised."""
+    def _render(self, into: Tensor, settings: ChainSettings) -> None:
+        """Render the views of all images, ``(views, images, C, H, W)``, normalised."""
         preprocessing = self.gated.network.preprocessing
         kind = Augmentation(settings.views, strength=_STRENGTH)
-        found = []
-        for x, place in zip(self.images, self._place().tolist(), strict=True):
+        for number, place in enumerate(self._place().tolist()):
+            x = self.images[number]
             unit = preprocessing.denormalize(x.float())
             seed = settings.seed + _APART * place  # crops of its own for each image
             views = kind(unit, (x.shape[-2], x.shape[-1]), seed=seed)
-            found.append(preprocessing.normalize(views).to(x))
-        return torch.stack(found)
+            into[:, number] = preprocessing.normalize(views).to(x)
 
 
 def _require_classes(classes: Sequence[int], most: int) -> None:

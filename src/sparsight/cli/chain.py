@@ -53,8 +53,11 @@ def chain(
         int, typer.Option(min=0, help="Most other images to measure on, of these classes and not.")
     ] = 100,
     keep: Annotated[
-        float, typer.Option(help="Share of units to keep, in (0, 1].", rich_help_panel=_CHAIN)
-    ] = 0.05,
+        float | None,
+        typer.Option(
+            help="Share of units to keep, in (0, 1].", rich_help_panel=_CHAIN, show_default="0.05"
+        ),
+    ] = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -97,18 +100,19 @@ def chain(
     from sparsight.chains import PUBLISHED, Chain, ChainSettings, extract
     from sparsight.cli.places import case_names
     from sparsight.datasets.folders import label_images, list_images
+    from sparsight.errors import InputError
     from sparsight.networks import load
     from sparsight.reports.chain import chain_picture, render_chain
     from sparsight.reports.text import clean
-    from sparsight.storage import atomic_folder, write_manifest
+    from sparsight.storage import atomic_folder, read_manifest, write_manifest
     from sparsight.subtask import describe_chain, divide
     from sparsight.traces import Trace
 
-    settings = (
-        replace(PUBLISHED, seed=seed)
-        if published
-        else ChainSettings(keep=keep, steps=steps, seed=seed)
-    )
+    if published and keep is not None:
+        raise InputError("--published chooses by penalties: leave out --keep")
+    usual = PUBLISHED if published else ChainSettings()
+    settings = replace(usual, steps=steps, seed=seed)
+    settings = settings if keep is None else replace(settings, keep=keep)
     network = load(model, weights=weights, labels=labels, device=device)
     if trace is not None:
         network = Trace.load(trace).network(network)
@@ -128,13 +132,28 @@ def chain(
         else:
             samples = [(f, network.class_index(name)) for f, name in label_images(images, truth)]
         tasks = [
-            divide(samples, own, each=each, most=measure, seed=seed, name=network.label)
+            replace(
+                divide(samples, own, each=each, most=measure, seed=seed, name=network.label),
+                labelled=not by_answer,
+            )
             for own in wanted
         ]
         for name, task in zip(names, tasks, strict=True):
             folder = out / name
             title = " or ".join(network.label(number) for number in task.classes)
+            asked = {
+                "model": network.spec, "trace": None if trace is None else str(trace),
+                "weights": None if weights is None else str(weights), "drawn": drawn,
+                "selector": selector, "images": [file.name for file, _ in task.given],
+                "measured": [file.name for file, _ in (*task.held, *task.others)],
+                "by_answer": by_answer, **settings.describe(),
+            }  # fmt: skip
             if (folder / _PAGE).is_file() and not overwrite:
+                if read_manifest(folder, _GRAPH, "chain graph", 1).get("asked") != asked:
+                    raise InputError(
+                        f"{folder} was made with other settings or images: choose another folder, "
+                        "or replace it with --overwrite"
+                    )
                 found = Chain.load(folder / "chain")
                 display.say(f"{folder} is there already")
             else:
@@ -153,8 +172,7 @@ def chain(
                     (temporary / _PICTURE).write_text(picture, encoding="utf-8")
                     page = render_chain(report, f"{title}: which units tell?")
                     (temporary / _PAGE).write_text(page, encoding="utf-8")
-                    given = [file.name for file, _ in task.given]
-                    facts = {"kind": "chain graph", "schema": 1, "images": given}
+                    facts = {"kind": "chain graph", "schema": 1, "asked": asked}
                     write_manifest(temporary, _GRAPH, facts | graph.describe())
             summary.append({"out": str(folder), "classes": title, **found.describe()})
     if as_json:

@@ -93,7 +93,7 @@ class _Descent(TorchFunctionMode):
         given = list(_tensors((args, kwargs or {})))
         known = [self._behind[id(one)] for one in given if id(one) in self._behind]
         own = [name for one in given for name in self._by_weight.get(id(one), ())]
-        if func in _ADDITIONS and _two_tensors(args):
+        if func in _ADDITIONS and _two_tensors(args) and not kwargs:
             self._see_addition(args)
         output = func(*args, **(kwargs or {}))
         if known:
@@ -147,11 +147,11 @@ class BranchGates(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func not in _ADDITIONS or not _two_tensors(args):
+        if func not in _ADDITIONS or not _two_tensors(args) or kwargs:
             return func(*args, **(kwargs or {}))
         number, self._additions = self._additions, self._additions + 1
         if number not in self._gates:
-            return func(*args, **(kwargs or {}))
+            return func(*args)
         branch, gate = self._gates[number]
         stream, added = args[1 - branch.operand], args[branch.operand]
         if func is torch.Tensor.add_ and branch.operand == 0:

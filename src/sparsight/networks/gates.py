@@ -6,7 +6,7 @@ What "off" means has to be said, since a normalisation after a filter leaves som
     The unit's weights are zero, its bias stays. A filter whose output is normalised then gives
     the constant ``shift - scale * mean / std``.
 ``zero``
-    The unit's output is zero, also after a batch normalisation that takes it.
+    The unit's output is zero; where a normalisation takes it as it is, that one's output.
 ``mean``
     The unit's output is its mean over a data set: what the layers after it are used to.
 
@@ -132,12 +132,11 @@ class Gates:
             return None
         features = -1 if call.geometry is None else -1 - len(call.geometry.kernel)
         gate = along(self._gates[key], call.output, self.plan.outputs[key[0]], features)
-        if self.mode == "zero" and key[0] in self.plan.fixed:
+        if self.mode == "zero" and key[0] in self.plan.normalised:
             self._made.append((ref(call.output), gate))
             return None  # the normalisation's output is switched instead
         switched = call.output * gate
         if self.mode == "zero":
-            self._made.append((ref(switched), gate))
             return switched
         left = self._fills.get(key) if self.mode == "mean" else call.bias
         if left is None:

@@ -78,8 +78,6 @@ class NormCall:
         Tensors.
     trailing
         Dimensions at the end that have a scale and shift each; 0 if dimension 1 has.
-    fixed
-        Whether mean and variance do not depend on the input: a batch normalisation, evaluated.
     normalise
         Computes the output without scale and shift.
     """
@@ -88,7 +86,6 @@ class NormCall:
     input: Tensor
     output: Tensor
     trailing: int
-    fixed: bool
     normalise: Callable[[], Tensor]
 
     def by_entry(self, x: Tensor) -> Tensor:
@@ -140,7 +137,6 @@ class Normalisations(TorchFunctionMode):
             given["input"],
             output,
             len(given["normalized_shape"]) if func is F.layer_norm else 0,
-            func is F.batch_norm and not given.get("training", False),
             lambda: func(**plain),
         )
         new = self._on_call(call)
@@ -175,8 +171,6 @@ class PassPlan:
     normalised
         Normalisation by the weight matrix whose output goes through it as it is; an empty name for
         one without scale.
-    fixed
-        Weight matrices for which that is a batch normalisation.
     """
 
     def __init__(self, network: Network, units: Units, x: Tensor) -> None:
@@ -193,7 +187,6 @@ class PassPlan:
 
         made: dict[int, tuple[Tensor, str]] = {}
         self.normalised: dict[str, str] = {}
-        self.fixed: set[str] = set()
 
         def see_two(call: LayerCall) -> None:
             if call.output.shape == self.outputs[call.matrix.name]:
@@ -207,10 +200,7 @@ class PassPlan:
 
         def see_norm(call: NormCall) -> None:
             if id(call.input) in made:
-                matrix = made[id(call.input)][1]
-                self.normalised[matrix] = call.name or ""
-                if call.fixed:
-                    self.fixed.add(matrix)
+                self.normalised[made[id(call.input)][1]] = call.name or ""
             if call.name is not None:
                 self.inputs[call.name] = call.by_entry(call.output).shape
                 self.outputs[call.name] = call.output.shape
