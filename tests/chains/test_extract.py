@@ -26,7 +26,7 @@ from sparsight.chains import (
     fidelity,
     judge,
 )
-from sparsight.chains.selectors import _shift, kl
+from sparsight.chains.selectors import _divergence, _shift
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import load
 
@@ -164,10 +164,21 @@ def test_the_shift_opens_the_share_of_gates(units, keep, temperature, seed):
     assert float(pull.abs().max()) < 1e-6, "the share cannot be changed through the scores"
 
 
-def test_divergence_against_torch():
-    p, q = torch.randn(2, 4, 7, dtype=torch.float64)
-    wanted = F.kl_div(q.log_softmax(1), p.softmax(1), reduction="none").sum(1)
-    torch.testing.assert_close(kl(p, q), wanted)
+@pytest.mark.parametrize("focus", [0.0, 0.3, 1.0])
+def test_divergence_against_torch(focus):
+    p, q = torch.randn(2, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    among = torch.zeros(4, 7, dtype=torch.bool)
+    among[:, [1, 4]] = True
+    q.requires_grad_()
+    whole, two = (
+        F.kl_div(b.log_softmax(1), a.softmax(1), reduction="none").sum(1)
+        for a, b in ((p, q), (p[:, [1, 4]], q[:, [1, 4]]))
+    )
+    wanted = (1 - focus) * whole + focus * two
+    found = _divergence(p, q, among, focus)
+    torch.testing.assert_close(found, wanted)
+    pulls = [torch.autograd.grad(one.sum(), q, retain_graph=True)[0] for one in (found, wanted)]
+    torch.testing.assert_close(*pulls)
 
 
 def test_controls_have_as_many_units_in_each_layer(embedded, images):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sparsight.chains.extract import extract
 from sparsight.chains.result import Chain
-from sparsight.chains.selectors import kl
 from sparsight.chains.tasks import Gated
 from sparsight.errors import InputError
 from sparsight.networks import Network
+from sparsight.traces.result import divergence
 
 __all__ = [
     "CONTROLS",
@@ -106,7 +106,7 @@ def fidelity(
     right = None if labels is None else float((second == labels).double().mean())
     return Fidelity(
         len(answers),
-        float(kl(answers.double(), logits.double()).mean()),
+        float(divergence(answers, logits).mean()),
         float((first == second).double().mean()),
         float(same.double().mean()),
         right,

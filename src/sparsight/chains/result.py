@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sparsight.chains.selectors import kl
 from sparsight.chains.tasks import Gated
 from sparsight.errors import InputError, NetworkError, UnsupportedError
 from sparsight.networks import Network, overlay
 from sparsight.networks.gates import switched_at
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
+from sparsight.traces.result import divergence
 
 __all__ = ["Chain"]
 
@@ -83,12 +83,12 @@ class Chain:
     @property
     def kl(self) -> float:
         """Mean KL divergence from the network's answers to the images, in nats."""
-        return float(kl(self.dense_logits.double(), self.chain_logits.double()).mean())
+        return float(divergence(self.dense_logits, self.chain_logits).mean())
 
     @property
     def scaled_kl(self) -> float:
         """The same with gates as they were learnt."""
-        return float(kl(self.dense_logits.double(), self.scaled_logits.double()).mean())
+        return float(divergence(self.dense_logits, self.scaled_logits).mean())
 
     @property
     def agreement(self) -> float:

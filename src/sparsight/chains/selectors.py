@@ -28,6 +28,7 @@ from torch import Tensor
 from sparsight.chains.settings import ChainSettings
 from sparsight.chains.tasks import Tasks
 from sparsight.errors import InputError, NumericalError
+from sparsight.traces.result import divergence
 
 __all__ = ["SELECTORS", "Scores", "choose_selector"]
 
@@ -241,22 +242,13 @@ def _shift(a: Tensor, inside: Tensor, temperature: float, keep: float) -> Tensor
     return shift + (share(shift) - keep) / slope.clamp_min(1e-9)
 
 
-def kl(answers: Tensor, logits: Tensor) -> Tensor:
-    """KL divergence from what was answered, in nats, ``(N,)``, from logits ``(N, classes)``."""
-    before = answers.log_softmax(1)
-    return (before.exp() * (before - logits.log_softmax(1))).sum(1)
-
-
 def _divergence(answers: Tensor, logits: Tensor, among: Tensor, focus: float) -> Tensor:
     """Mix the divergence over all classes with that among some, ``(N, classes)`` bool."""
-    lost = (1 - focus) * kl(answers, logits)
+    lost = (1 - focus) * divergence(answers, logits)
     if not focus:
         return lost
-    least = torch.finfo(logits.dtype).min
-    own, theirs = (torch.where(among, x, least) for x in (answers, logits))
-    before = own.log_softmax(1)
-    apart = torch.where(among, before - theirs.log_softmax(1), 0.0)
-    return lost + focus * (before.exp() * apart).sum(1)
+    own, theirs = (torch.where(among, x, -torch.inf) for x in (answers, logits))
+    return lost + focus * divergence(own, theirs)
 
 
 def _gates(tasks: Tasks, settings: ChainSettings, progress: Progress) -> Scores:
