@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from sparsight.errors import UnsupportedError
 from sparsight.networks.network import Network
 from sparsight.networks.recording import LayerCall, Recording, image_dimension
-from sparsight.networks.units import NORMALISATIONS, Units
+from sparsight.networks.units import Units
 
 __all__ = ["NormCall", "Normalisations", "PassPlan", "along", "require_apart", "wide"]
 
@@ -143,15 +143,6 @@ class Normalisations(TorchFunctionMode):
         return output if new is None else new
 
 
-def _with_scale(model: nn.Module) -> list[str]:
-    """Name the normalisations of a model that have a scale."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, NORMALISATIONS) and isinstance(module.weight, Tensor)
-    ]
-
-
 class PassPlan:
     """How often the layers of some units are used, and on which shapes, told by one image.
 
@@ -186,6 +177,7 @@ class PassPlan:
         }
 
         made: dict[int, tuple[Tensor, str]] = {}
+        scaled = [group.name for group in Units.of(network.model, ["norm"]).groups]
         self.normalised: dict[str, str] = {}
 
         def see_two(call: LayerCall) -> None:
@@ -208,7 +200,7 @@ class PassPlan:
         with (
             torch.no_grad(),
             Recording(network.model, self.matrices, see),
-            Normalisations(network.model, _with_scale(network.model), see_norm),
+            Normalisations(network.model, scaled, see_norm),
         ):
             network(x)
         with torch.no_grad(), Recording(network.model, self.matrices, see_two):
