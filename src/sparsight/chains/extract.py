@@ -190,10 +190,5 @@ def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple
 
 def answers_of(tasks: Tasks, units: Tensor, branches: Tensor, chunk: int = 64) -> Tensor:
     """Answer the images of sub-tasks, each with its gates ``(tasks, ...)``: ``(N, classes)``."""
-    with torch.no_grad():
-        return torch.cat([
-            tasks.gated.logits(
-                tasks.images[part], units[tasks.task[part]], branches[tasks.task[part]]
-            )
-            for part in tasks.parts(chunk)
-        ])  # fmt: skip
+    own = tasks.task
+    return tasks.gated.answers(tasks.images, units[own], branches[own], chunk)

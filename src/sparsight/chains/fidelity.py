@@ -218,8 +218,7 @@ def judge(
         If a chain is of another network.
     """
     network = gated.network
-    parts = images.split(chunk)
-    answers = read(torch.cat([network.logits(part) for part in parts]))
+    answers = read(torch.cat([network.logits(part) for part in images.split(chunk)]))
     given = None if labels is None else labels.to(answers.device)
     found = {"whole": fidelity(answers, answers, classes, given)}
     for number, (name, selection) in enumerate(selections.items()):
@@ -228,11 +227,8 @@ def judge(
             selection.require_of(gated)
         kept = selection.kept.to(images.device, torch.float32)
         opened = selection.open.to(images.device, torch.float32)
-        with torch.no_grad():
-            logits = torch.cat([
-                gated.logits(part, kept.expand(len(part), -1), opened.expand(len(part), -1))
-                for part in parts
-            ])  # fmt: skip
+        every = len(images), -1
+        logits = gated.answers(images, kept.expand(every), opened.expand(every), chunk)
         found[name] = fidelity(answers, read(logits), classes, given)
     progress("fidelity", len(selections), len(selections))
     if constant is not None:

@@ -113,6 +113,12 @@ class Gated:
         with gates.applied(self.view.model):
             return self.view(images)
 
+    def answers(self, images: Tensor, units: Tensor, branches: Tensor, chunk: int) -> Tensor:
+        """Answer any number of images, as :meth:`logits` but some at a time and without history."""
+        parts = (one.split(chunk) for one in (images, units, branches))
+        with torch.no_grad():
+            return torch.cat([self.logits(*some) for some in zip(*parts, strict=True)])
+
     def ones(self, images: int) -> tuple[Tensor, Tensor]:
         """Gates of units and branches that are all open, ``(images, ...)``."""
         device = self.network.device
