@@ -18,10 +18,12 @@ from torch import Tensor
 
 from sparsight.attribution import METHODS, Attribution, attribute, choose_methods
 from sparsight.blame import Statistics
+from sparsight.chains import Chain
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.mistake import BATCH, investigate
 from sparsight.networks import Network, open_image
 from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
+from sparsight.subtask import follow
 from sparsight.traces import (
     COMPENSATED,
     DEFAULT_SPARSITY,
@@ -292,6 +294,7 @@ def explain(
     neurons: str | Iterable[str] = (),
     steps: int = STEPS,
     statistics: Statistics | None = None,
+    chain: Chain | None = None,
     image_name: str | None = None,
     progress: Progress | None = None,
 ) -> CaseFile:
@@ -321,6 +324,8 @@ def explain(
     statistics
         What is usual for each unit: the case then says too which units are to blame if the answer
         is not the target, and what it hangs on if it is.
+    chain
+        A chain of the network: the case then shows what it makes of the image too.
     image_name
         What to call the image; the file's name by default.
     progress
@@ -336,7 +341,7 @@ def explain(
     InputError
         Unusable image, class, method or settings; memory that does not suffice.
     NetworkError
-        A network in training mode.
+        A network in training mode, or a chain of another network.
     UnsupportedError
         A layer whose weights are computed on the fly.
     NumericalError
@@ -385,6 +390,9 @@ def explain(
                 network, image, index, statistics=statistics, trace=found, seed=seed,
                 chunk=chunk or BATCH, progress=progress,
             )  # fmt: skip
+        followed = None
+        if chain is not None:
+            followed = follow(network, chain, image, found, blamed=blamed)
     maps = tuple(_pair(name, dense, traced) for name in chosen)
     label = network.label(index)
     return CaseFile(
@@ -401,6 +409,7 @@ def explain(
         layers=tuple(_layer(layer) for layer in found.layers),
         views=views,
         blame=blamed,
+        chain=followed,
         settings={
             "trace": dict(found.settings),
             "maps": {name: dict(result.settings) for name, result in dense.maps.items()},

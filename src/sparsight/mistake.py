@@ -27,13 +27,14 @@ from sparsight.blame import (
 from sparsight.blame.engine import TOP
 from sparsight.blame.layout import mean_over_weights
 from sparsight.blame.whatif import lost
+from sparsight.chains import Chain
 from sparsight.datasets.folders import SUFFIXES
 from sparsight.errors import InputError
-from sparsight.networks import Network, open_image
+from sparsight.networks import Network, Units, open_image
 from sparsight.reports.blame import BlamedUnit, BlameReport, Curves, Profile, SimilarImage
 from sparsight.traces import Trace
 
-__all__ = ["BATCH", "investigate"]
+__all__ = ["BATCH", "investigate", "suspects", "weights_kept"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -108,9 +109,7 @@ def investigate(
             objective=objective, trace=trace,
         )  # fmt: skip
         profiles.append(_profile("Traced", traced))
-        with trace.applied(network) as model:
-            nonzero = {name: p.detach() != 0 for name, p in model.named_parameters()}
-        kept = mean_over_weights(found.units, nonzero, network.model)
+        kept = weights_kept(network, trace, found.units)
         chosen = found.ranking[:_DEPTH]
         overlap = float((kept[chosen] > 0).double().mean()), float((kept > 0).double().mean())
     curves = None
@@ -166,6 +165,50 @@ def investigate(
         facts,
         overlap,
     )
+
+
+def weights_kept(network: Network, trace: Trace, units: Units) -> Tensor:
+    """Share of each unit's weights that a trace kept, ``(units,)``, float64.
+
+    Parameters
+    ----------
+    network
+        That the trace is of; not changed.
+    trace
+        The trace.
+    units
+        The units.
+    """
+    with trace.applied(network) as model:
+        nonzero = {name: p.detach() != 0 for name, p in model.named_parameters()}
+    return mean_over_weights(units, nonzero, network.model)
+
+
+def suspects(blamed: Blame, wrong: Chain, right: Chain) -> list[tuple[str, int, float]]:
+    """List blamed units of the chain for the wrong class that that for the right one leaves out.
+
+    Parameters
+    ----------
+    blamed
+        Who is to blame, see :func:`sparsight.blame.blame`.
+    wrong, right
+        Chains of images of the class that was answered, and of the class that it should have been.
+
+    Returns
+    -------
+    list
+        Title of the layer, number, and score of each, of all units with a score above its mean,
+        the worst first.
+
+    Raises
+    ------
+    InputError
+        If the chains are of different networks.
+    """
+    only = set(wrong.without(right))
+    scores = blamed.scores[blamed.by]
+    located = ((*blamed.units.locate(i), float(scores[i])) for i in blamed.ranking.tolist())
+    return [one for one in located if one[:2] in only and one[2] > 0]
 
 
 def _profile(side: str, found: Blame) -> Profile:

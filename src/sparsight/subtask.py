@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from sparsight.chains import (
@@ -23,12 +24,16 @@ from sparsight.chains import (
     judge,
 )
 from sparsight.errors import InputError
+from sparsight.mistake import weights_kept
 from sparsight.networks import Network
-from sparsight.reports.chain import ChainReport, Drawn, Line, Score
+from sparsight.reports.blame import BlameReport
+from sparsight.reports.chain import ChainAnswer, ChainReport, Drawn, Line, Score
 from sparsight.reports.text import percent, plain_number
+from sparsight.traces import Trace
+from sparsight.traces.result import divergence
 from sparsight.visualization import channel, top_examples
 
-__all__ = ["SubTask", "describe_chain", "divide"]
+__all__ = ["SubTask", "describe_chain", "divide", "follow"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -178,8 +183,84 @@ def describe_chain(
     answers = chain.dense_logits.argmax(1).tolist()
     groups = [network.label(a) if a in task.classes else _OTHER for a in answers]
     graph = chain_graph(network, chain, given, groups=groups, most=most)
-    columns = [title for title, _, _ in graph.layers]
-    crops = _crops(network, graph, task, progress)
+    crops = _crops(network, graph, [file for file, _ in task.given], progress)
+    drawn = _drawn(network, chain, task.classes, graph, crops)
+    report = replace(
+        drawn,
+        scores=scores,
+        images=[
+            (f"{file.name}, {network.label(label)}", _shown(network, x))
+            for (file, label), x in zip(task.given, given, strict=True)
+        ],
+    )
+    return report, graph
+
+
+def follow(
+    network: Network,
+    chain: Chain,
+    image: Image.Image | str | Path | Tensor,
+    trace: Trace,
+    *,
+    blamed: BlameReport | None = None,
+    most: int = 6,
+) -> ChainAnswer:
+    """Run one image through a chain.
+
+    Parameters
+    ----------
+    network
+        That the chain is of; not changed.
+    chain
+        The chain.
+    image
+        As :meth:`sparsight.networks.Network.prepare` takes it.
+    trace
+        Of the network for the image: which of the chain's weights it kept is told.
+    blamed
+        Who is to blame for the answer: how many of these are in the chain is told.
+    most
+        Units drawn of each layer.
+
+    Raises
+    ------
+    NetworkError
+        If the chain is of another network.
+    """
+    x = network.prepare(image)
+    gated = chain.gated(network, x)
+    whole = network.logits(x)
+    units, branches = (gate.to(x.device) for gate in chain.gates())
+    alone = gated.answers(x, units, branches, 1)
+    before, after = (logits[0].double().softmax(0) for logits in (whole, alone))
+    answers = int(before.argmax()), int(after.argmax())
+    told = dict.fromkeys([*answers, *chain.settings["classes"]])
+    graph = chain_graph(network, chain, x, groups=[network.label(answers[0])], most=most)
+    crops = _crops(network, graph, [image], lambda stage, done, total: None)
+    weights = weights_kept(network, trace, gated.units)
+    count = None
+    if blamed is not None:
+        layers, kept = {title for title, _ in chain.layers}, set(chain.units())
+        able = [(unit.layer, unit.number) for unit in blamed.units if unit.layer in layers]
+        count = sum(unit in kept for unit in able), len(able), chain.share
+    return ChainAnswer(
+        _drawn(network, chain, chain.settings["classes"], graph, crops),
+        [(network.label(c), float(before[c]), float(after[c])) for c in told],
+        float(divergence(whole, alone)),
+        answers[0] == answers[1],
+        (float(weights[chain.kept].mean()), float(weights.mean())),
+        count,
+    )
+
+
+def _drawn(
+    network: Network,
+    chain: Chain,
+    classes: Sequence[int],
+    graph: ChainGraph,
+    crops: Mapping[int, list[NDArray[np.floating[Any]]]],
+) -> ChainReport:
+    """Say what a chain is, and draw it."""
     nodes = [
         Drawn(node.layer, node.title, node.number, node.weights, crops.get(number, ()))
         for number, node in enumerate(graph.nodes)
@@ -193,8 +274,8 @@ def describe_chain(
             f"No line leads to {len(graph.unnumbered)} of the layers: no single kernel leads to "
             "heads and neurons, nor to where channels are joined or renumbered on the way."
         )
-    report = ChainReport(
-        classes=[network.label(number) for number in task.classes],
+    return ChainReport(
+        classes=[network.label(number) for number in classes],
         network=network.spec,
         kept=int(chain.kept.sum()),
         units=len(chain.kept),
@@ -202,18 +283,12 @@ def describe_chain(
         branches=len(chain.open),
         layers=chain.counts(),
         groups=graph.groups,
-        columns=columns,
+        columns=[title for title, _, _ in graph.layers],
         nodes=nodes,
         edges=[Line(edge.source, edge.target, edge.weights) for edge in graph.edges],
-        scores=scores,
-        images=[
-            (f"{file.name}, {network.label(label)}", _shown(network, x))
-            for (file, label), x in zip(task.given, given, strict=True)
-        ],
         facts=_facts(chain),
         notes=notes,
     )
-    return report, graph
 
 
 _NAMES = {
@@ -235,9 +310,12 @@ def _shown(network: Network, x: Tensor) -> NDArray[np.floating[Any]]:
 
 
 def _crops(
-    network: Network, graph: ChainGraph, task: SubTask, progress: Progress
+    network: Network,
+    graph: ChainGraph,
+    images: Sequence[Image.Image | str | Path | Tensor],
+    progress: Progress,
 ) -> dict[int, list[NDArray[np.floating[Any]]]]:
-    """Find where in the given images each drawn unit answers most; heads have no such place."""
+    """Find where in the images each drawn unit answers most; heads have no such place."""
     searched = {
         number: channel(node.title.removesuffix(" neurons"), node.number)
         for number, node in enumerate(graph.nodes)
@@ -245,8 +323,7 @@ def _crops(
     }
     if not searched:
         return {}
-    files = [file for file, _ in task.given]
-    found = top_examples(network, list(searched.values()), files, count=_CROPS, progress=progress)
+    found = top_examples(network, list(searched.values()), images, count=_CROPS, progress=progress)
     return {
         number: [np.asarray(one.picture().convert("RGB"), np.float32) / 255 for one in examples]
         for number, examples in zip(searched, found, strict=True)

@@ -100,3 +100,24 @@ def test_refusals_are_one_line_and_lose_nothing(
     assert result.err.count("\n") == 1
     assert told in result.err
     assert not list(Path().glob("out/*"))
+
+
+def test_a_case_file_shows_the_chain(run: Run, scenes: str) -> None:
+    assert run("chain", scenes, "-c", "mug,tree", "-o", "out", *FAST).code == 0
+    asked = ("explain", "scenes/mug/0.png", "--methods", "saliency", "--augmentations", "2")
+    result = run(*asked, "--chain", "out/mug-or-tree", "--out", "cases")
+    assert (result.code, result.err) == (0, "")
+    assert "chain of mug, tree" in result.out
+    page = Path("cases/0/index.html").read_text(encoding="utf-8")
+    assert "What a chain makes of it" in page
+    assert "--chain out/mug-or-tree" in Path("cases/0/case.json").read_text(encoding="utf-8")
+    again = run(*asked, "--chain", "out/mug-or-tree/chain", "--out", "cases")
+    assert "there already" not in again.err
+
+
+@pytest.mark.parametrize("folder", ["scenes", "nowhere"])
+def test_a_folder_without_a_chain_is_refused(run: Run, scenes: str, folder: str) -> None:
+    result = run("explain", "scenes/mug/0.png", "--chain", folder, "--out", "cases")
+    assert result.code == 2
+    assert "chain.json" in result.err
+    assert not Path("cases").exists()

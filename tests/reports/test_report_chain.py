@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from reports.synthetic_case import make_case
 from reports.test_report_browser import CHROMIUM
 from sparsight.errors import InputError
-from sparsight.reports.chain import ChainReport, Drawn, Line, Score, chain_picture, render_chain
+from sparsight.reports import read_case, render_page, summary, write_case
+from sparsight.reports.chain import ChainAnswer, ChainReport, Drawn, Line, Score
+from sparsight.reports.chain_page import render_chain
+from sparsight.reports.chain_picture import chain_picture
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -55,18 +61,57 @@ def test_the_picture_has_a_line_for_each_group() -> None:
     assert "NaN" not in picture
 
 
+def answer(**changes: object) -> ChainAnswer:
+    given: dict[str, object] = {
+        "report": make(scores=(), images=()),
+        "classes": [("cat", 0.7, 0.6), (EVIL, 0.2, 0.4)],
+        "kl": 0.25, "agrees": True, "traced": (0.5, 0.1), "blamed": (3, 10, 0.05),
+    }  # fmt: skip
+    return ChainAnswer(**(given | changes))
+
+
+def test_a_case_shows_a_chain_and_brings_it_back(tmp_path: Path) -> None:
+    case = make_case(chain=answer())
+    page = render_page(case)
+    assert "<img src=x" not in page
+    assert 'href="#sub-network"' in page
+    assert "as the network does" in page
+    assert "most to blame, 3 are in the chain" in page
+    assert page.count("<script>") == 2
+    assert len(re.findall(r"'sha256-", page)) == 2
+    assert 'id="sub-network"' not in render_page(make_case())
+    write_case(case, tmp_path / "case")
+    back = read_case(tmp_path / "case").chain
+    assert isinstance(back, ChainAnswer)
+    assert (back.traced, back.blamed) == ((0.5, 0.1), (3, 10, 0.05))
+    assert render_page(replace(case, chain=back)) == page
+
+
+def test_a_chain_that_answers_otherwise_says_so() -> None:
+    case = make_case(chain=answer(agrees=False, blamed=None))
+    assert "<b>otherwise</b>" in render_page(case)
+    console = Console(width=100, color_system=None)
+    with console.capture() as seen:
+        console.print(summary(case))
+    assert "another answer, KL 0.25 nats" in seen.get()
+
+
 def test_a_chain_without_units_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to draw, keep more"):
         make(nodes=[])
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+@pytest.fixture(scope="module", params=["page", "case"])
+def page(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[object]:
     if CHROMIUM is None:
         pytest.skip("no chromium on the path")
     playwright = pytest.importorskip("playwright.sync_api")
     file: Path = tmp_path_factory.mktemp("chain") / "index.html"
-    file.write_text(render_chain(make(), "cat or dog"), encoding="utf-8")
+    own = request.param == "page"
+    text = render_chain(make(), "cat or dog") if own else render_page(make_case(chain=answer()))
+    file.write_text(text, encoding="utf-8")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page()

@@ -20,10 +20,10 @@ from sparsight.networks.gates import switched_at
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 from sparsight.traces.result import divergence
 
-__all__ = ["Chain"]
+__all__ = ["TENSORS", "Chain"]
 
 _SCHEMA = 1
-_MANIFEST, _TENSORS = "chain.json", "chain.safetensors"
+_MANIFEST, TENSORS = "chain.json", "chain.safetensors"
 _EQUAL = 1e-3  # of the largest logit, between gates and weights set to zero
 _DAMAGE = (
     *(SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError),
@@ -293,11 +293,11 @@ class Chain:
             If the folder exists and ``overwrite`` is false, or cannot be written.
         """
         folder = Path(folder)
-        with atomic_folder(folder, {_MANIFEST, _TENSORS}, overwrite=overwrite) as temporary:
+        with atomic_folder(folder, {_MANIFEST, TENSORS}, overwrite=overwrite) as temporary:
             tensors = {
                 name: getattr(self, name).detach().cpu().contiguous().clone() for name in _HELD
             }
-            save_file(tensors, temporary / _TENSORS)
+            save_file(tensors, temporary / TENSORS)
             manifest = {
                 "kind": "chain",
                 "schema": _SCHEMA,
@@ -320,7 +320,7 @@ class Chain:
         """
         manifest = read_manifest(folder, _MANIFEST, "chain", _SCHEMA)
         try:
-            held = load_file(Path(folder) / _TENSORS)
+            held = load_file(Path(folder) / TENSORS)
             layers = tuple((str(title), int(count)) for title, count in manifest["layers"])
             branches = tuple(manifest["branch_names"])
             found = cls(
@@ -329,7 +329,7 @@ class Chain:
                 **{name: held[name] for name in _HELD},
             )  # fmt: skip
             if len(found.kept) != sum(n for _, n in layers) or len(found.open) != len(branches):
-                raise ValueError(f"{_TENSORS} is not what {_MANIFEST} was written with")
+                raise ValueError(f"{TENSORS} is not what {_MANIFEST} was written with")
         except _DAMAGE as error:
             raise InputError(f"the chain in {folder} is damaged ({error})") from error
         return found

@@ -61,6 +61,7 @@ class Job:
                 neurons=settings.neuron,
                 steps=settings.steps or STEPS,
                 statistics=settings.statistics,
+                chain=settings.found_chain,
                 image_name=self.image.name,
                 progress=progress,
             )
@@ -149,5 +150,8 @@ def describe(job: Job, case: CaseFile) -> Mapping[str, Any]:
             for view in case.views
         ],
         "blame": [] if case.blame is None else [asdict(unit) for unit in case.blame.units],
+        "chain": None
+        if case.chain is None
+        else {"kept": case.chain.agrees, "kl": _number(case.chain.kl)},
         "warnings": list(case.warnings),
     }

@@ -102,7 +102,8 @@ def chain(
     from sparsight.datasets.folders import label_images, list_images
     from sparsight.errors import InputError
     from sparsight.networks import load
-    from sparsight.reports.chain import chain_picture, render_chain
+    from sparsight.reports.chain_page import render_chain
+    from sparsight.reports.chain_picture import chain_picture
     from sparsight.reports.text import clean
     from sparsight.storage import atomic_folder, read_manifest, write_manifest
     from sparsight.subtask import describe_chain, divide

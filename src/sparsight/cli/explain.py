@@ -55,6 +55,14 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    chain: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a chain that sparsight chain wrote: also show what it makes of the "
+            "image.",
+            show_default=False,
+        ),
+    ] = None,
     sparsity: shared.SparsityOption = shared.DEFAULT_SPARSITY,
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = shared.DEFAULT_SOLVER,
@@ -88,6 +96,7 @@ def explain(
         neuron=tuple(neuron or ()),
         steps=steps,
         blame=blame,
+        chain=chain,
         sparsity=sparsity,
         augmentations=augmentations,
         solver=solver,

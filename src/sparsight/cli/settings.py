@@ -12,6 +12,8 @@ from sparsight import __version__
 from sparsight.attribution import choose_methods
 from sparsight.blame import Statistics
 from sparsight.casefile import choose_neurons, enough_memory
+from sparsight.chains import Chain
+from sparsight.chains.result import TENSORS
 from sparsight.cli.options import read_sparsity
 from sparsight.cli.places import file_digest
 from sparsight.errors import InputError, SparsightError
@@ -108,6 +110,7 @@ class ExplainSettings(TraceSettings):
     neuron: tuple[str, ...] = ()
     steps: int | None = None
     blame: Path | None = None
+    chain: Path | None = None
 
     def load(self) -> Network:
         """Load the network and check the settings against it, before any image is looked at.
@@ -126,6 +129,9 @@ class ExplainSettings(TraceSettings):
         choose_neurons(network, self.neuron)
         if self.statistics is not None:
             self.statistics.units(network)
+        if self.found_chain is not None:
+            shape = 1, network.preprocessing.channels, *network.preprocessing.size
+            self.found_chain.gated(network, torch.zeros(shape, device=network.device))
         return network
 
     @cached_property
@@ -133,9 +139,22 @@ class ExplainSettings(TraceSettings):
         """Statistics of saliency, if a file of them was named; read once for all images."""
         return None if self.blame is None else Statistics.load(self.blame)
 
+    @cached_property
+    def found_chain(self) -> Chain | None:
+        """A chain, if the folder of one was named; read once for all images."""
+        return None if self._chain_folder is None else Chain.load(self._chain_folder)
+
+    @property
+    def _chain_folder(self) -> Path | None:
+        """The chain's own folder; that of its page serves as well."""
+        if self.chain is None or not (self.chain / "chain").is_dir():
+            return self.chain
+        return self.chain / "chain"
+
     def contents(self) -> dict[str, object]:
         """Read what the options mean: files by what is in them, not by where they are."""
         return super().contents() | {
             "methods": choose_methods(self.methods),
             "blame": self.blame and file_digest(self.blame),
+            "chain": self._chain_folder and file_digest(self._chain_folder / TENSORS),
         }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sparsight.reports.blame import BlameReport
+    from sparsight.reports.chain import ChainAnswer
 
 __all__ = ["CaseFile", "ClassRow", "LayerRow", "MapPair"]
 
@@ -261,6 +262,8 @@ class CaseFile:
         One entry per method, per traced layer, and per neuron that was visualized.
     blame
         Who is to blame for the answer, if that was asked.
+    chain
+        What a chain makes of the image, if one was given.
     settings, versions, seed, timings
         For reproduction; timings in seconds.
     warnings
@@ -293,6 +296,7 @@ class CaseFile:
     layers: tuple[LayerRow, ...] = ()
     views: tuple[ViewPair, ...] = ()
     blame: BlameReport | None = None
+    chain: ChainAnswer | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sparsight.reports.blame_charts import blame_context
 from sparsight.reports.case import CaseFile, ClassRow, MapPair, ViewPair
+from sparsight.reports.chain_picture import picture_context
 from sparsight.reports.colours import DIFFERENCE, HEAT, PLATE, SIGNED, lookup
 from sparsight.reports.layer_plot import layer_plot, layer_sentence
 from sparsight.reports.pictures import image_uri, map_uri, outline_path, scale_uri, shrink
@@ -163,13 +164,14 @@ def page_context(case: CaseFile) -> dict[str, Any]:
     mask: Any = case.truth_mask
     rows = [_row(pair, mask) for pair in case.maps if not pair.refused]
     image: Any = case.image
-    script = resource("case.js")
+    scripts = [resource("case.js")] + ([] if case.chain is None else [resource("chain.js")])
     return {
         "case": case,
         "classes": _classes(case),
         "rows": [(row, reading.correlation) for row, reading in rows],
         "views": [_view(view) for view in case.views],
         "blame": None if case.blame is None else blame_context(case.blame),
+        "chain": None if case.chain is None else picture_context(case.chain.report),
         "refused": [pair for pair in case.maps if pair.refused],
         "any_signed": any(row.pair.signed for row, _ in rows),
         "kl_grade": grade_kl(case.kl),
@@ -188,9 +190,9 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "layer_sentence": layer_sentence(case.layers),
         "settings": flatten(case.settings),
         "longest": max(case.timings.values(), default=0.0),
-        "style": styles("base", "case", "blame"),
-        "script": script,
-        "script_hash": script_digest(script),
+        "style": styles("base", "case", "blame", "chain"),
+        "scripts": scripts,
+        "script_hashes": [script_digest(script) for script in scripts],
     }
 
 

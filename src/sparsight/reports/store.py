@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from sparsight.errors import InputError
 from sparsight.reports.blame import BlameReport
 from sparsight.reports.case import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
+from sparsight.reports.chain import ChainAnswer
 from sparsight.reports.page import render_page
 from sparsight.storage import atomic_folder
 
@@ -28,7 +29,7 @@ __all__ = ["SCHEMA", "SCHEMA_VERSION", "read_case", "read_manifest", "write_case
 SCHEMA, SCHEMA_VERSION = "sparsight.case", 1
 
 _PAGE, _MAPS, _MANIFEST = "index.html", "maps.safetensors", "case.json"
-_APART = frozenset({"image", "truth_mask", "maps", "layers", "views", "classes", "blame"})
+_APART = frozenset({"image", "truth_mask", "maps", "layers", "views", "classes", "blame", "chain"})
 _OURS = frozenset({_PAGE, _MAPS, _MANIFEST})
 
 
@@ -77,6 +78,8 @@ def _arrays(case: CaseFile) -> dict[str, Any]:
         arrays |= {f"views/{number}/dense": view.dense, f"views/{number}/traced": view.traced}
     if case.blame is not None:
         arrays |= {f"blame/{name}": array for name, array in case.blame.arrays().items()}
+    if case.chain is not None:
+        arrays |= {f"chain/{name}": array for name, array in case.chain.arrays().items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
@@ -88,6 +91,7 @@ def _described(case: CaseFile) -> dict[str, Any]:
     body["maps"] = [_fields(pair, pictures) for pair in case.maps]
     body["views"] = [_fields(view, pictures) for view in case.views]
     body["blame"] = None if case.blame is None else _plain(case.blame.describe())
+    body["chain"] = None if case.chain is None else _plain(case.chain.describe())
     return body
 
 
@@ -229,10 +233,12 @@ def read_case(folder: str | Path) -> CaseFile:
             )
             for number, row in enumerate(body.get("views", ()))
         )
-        blamed = body.pop("blame", None)
-        if blamed is not None:
-            own = {n.removeprefix("blame/"): a for n, a in arrays.items() if n.startswith("blame/")}
-            body["blame"] = BlameReport.read(blamed, own)
+        for name, kind in (("blame", BlameReport), ("chain", ChainAnswer)):
+            section = body.pop(name, None)
+            if section is not None:
+                start = f"{name}/"
+                own = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+                body[name] = kind.read(section, own)
         body |= {"kl": float(body["kl"]), "warnings": tuple(body["warnings"])}
         return CaseFile(**body, image=arrays["image"], truth_mask=arrays.get("truth_mask"))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:

@@ -106,7 +106,7 @@ def _blamed(blame: BlameReport) -> Table:
 
 
 def summary(case: CaseFile) -> Group:
-    """Lay the case out for a terminal: verdict, warnings, classes, gaps, neurons, blame.
+    """Lay the case out for a terminal: verdict, warnings, classes, gaps, neurons, blame, chain.
 
     Examples
     --------
@@ -138,6 +138,11 @@ def summary(case: CaseFile) -> Group:
         parts += [Text(), _neurons(case)]
     if case.blame is not None:
         parts += [Text(), _blamed(case.blame)]
+    if case.chain is not None:
+        told = "the same answer" if case.chain.agrees else "another answer"
+        names = ", ".join(case.chain.report.classes)
+        kl = plain_number(case.chain.kl)
+        parts += [Text(), Text(clean(f"chain of {names}: {told}, KL {kl} nats"))]
     for pair in case.maps:
         if pair.refused:
             parts.append(Text(f"{clean(pair.title)} refused: {clean(pair.refused)}", "yellow"))
