@@ -34,6 +34,7 @@ from sparsight.blame import (
     blame,
     choices,
     knock_out,
+    mend,
     repair,
     score,
     statistics,
@@ -46,8 +47,9 @@ from tables import stages, write_table
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "blame.json"
 SCORES = ("z", "share", "raw")
-PARTS = ("units off", "neighbours", "mending")
+PARTS = ("units off", "neighbours", "mending", "mending by number")
 MODES = ("weights", "mean")
+NUMBERS = (1, 3, 10, 30, 100)
 RATES = (0.001, 0.003, 0.01, 0.03)
 TOP, NEAR, LOST = 10, 10, 0.02
 MODES_OF = {"z": MODES, "share": MODES[:1], "raw": MODES[:1]}
@@ -225,8 +227,50 @@ def mended(
     return found
 
 
+def mended_by_number(
+    network: Network,
+    half: Half,
+    usual: Statistics,
+    amounts: Amounts,
+    rate: float,
+    progress: Progress,
+) -> dict[str, Any]:
+    """One gradient step on one unit, three, and so on: mended answers, and right ones lost."""
+    units = usual.units(network)
+    generator = torch.Generator().manual_seed(0)
+    kept = half.right[torch.randperm(len(half.right), generator=generator)[: amounts.right]]
+    chosen = half.wrong[: amounts.mended // 2].tolist()
+    gathered: dict[str, list[tuple[list[float], list[float]]]] = {}
+    for number, index in enumerate(chosen):
+        progress("mending by number", number, len(chosen))
+        x, label = half.images[index : index + 1], int(half.labels[index])
+        scores = blame(network, x, label, statistics=usual, objective=None).scores["z"]
+        swept = mend(
+            network, x, label, units, scores, counts=NUMBERS, rate=rate, draws=2, seed=index,
+            images=half.images[kept], labels=half.labels[kept],
+        )  # fmt: skip
+        for order, own in swept.items():
+            assert own.lost is not None
+            itself = own.curve.corrected.double().mean(0).tolist()
+            gathered.setdefault(order, []).append((itself, own.lost.mean(0).tolist()))
+    return {
+        "images": len(chosen), "rate": rate, "counts": list(NUMBERS),
+        **{
+            order: {
+                what: [interval([row[place][k] for row in rows]) for k in range(len(NUMBERS))]
+                for place, what in enumerate(("itself", "right answers lost"))
+            }
+            for order, rows in gathered.items()
+        },
+    }  # fmt: skip
+
+
 def judge_network(
-    name: str, parts: Sequence[str], keep: Callable[[str, str, Any], None], progress: Progress
+    name: str,
+    parts: Sequence[str],
+    known: dict[str, Any],
+    keep: Callable[[str, str, Any], None],
+    progress: Progress,
 ) -> None:
     """Measure one network."""
     amounts = AMOUNTS[name]
@@ -247,6 +291,9 @@ def judge_network(
         "units off": lambda: switched_off(network, half, usual, amounts, progress),
         "neighbours": lambda: same_reason(network, half, usual, progress),
         "mending": lambda: mended(network, half, other, usual, amounts, progress),
+        "mending by number": lambda: mended_by_number(
+            network, half, usual, amounts, known["mending"]["rate"], progress
+        ),
     }
     for part in parts:
         keep(name, part, measure[part]())
@@ -302,7 +349,7 @@ def main() -> None:
         for name in options.trojans:
             judge_trojans(name, keep, progress)
         for name in options.networks:
-            judge_network(name, options.parts, keep, progress)
+            judge_network(name, options.parts, content.setdefault(name, {}), keep, progress)
         if not options.no_shark:
             shark(keep)
     write_table(PAGE, table(content))

@@ -56,6 +56,18 @@ def network_table(name: str, found: dict[str, Any]) -> list[str]:
         for order in ("salient", "random", "least"):
             row = [percents(mend[order][what]) for what in names]
             parts.append(f"| {order} | " + " | ".join(row) + " |")
+    if "mending by number" in found:
+        swept = found["mending by number"]
+        parts += [
+            f"\nThe same on more and more filters, {swept['images']} wrong answers: mended, then "
+            "right answers lost, percent:\n",
+            "| filters | " + " | ".join(f"{count}" for count in swept["counts"]) + " |",
+            "|---|" + "---:|" * len(swept["counts"]),
+        ]
+        for order in ("salient", "random", "least"):
+            for what, values in swept[order].items():
+                row = [percents(value) for value in values]
+                parts.append(f"| {order}: {what} | " + " | ".join(row) + " |")
     return [*parts, ""]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from contracts import untouched
 from sparsight.attribution import METHODS, attribute
-from sparsight.blame import blame, knock_out, repair, statistics
+from sparsight.blame import blame, knock_out, mend, repair, statistics
 from sparsight.casefile import explain
 from sparsight.chains import chain_graph, controls, extract, judge
 from sparsight.errors import UnsupportedError
@@ -72,6 +72,7 @@ def calls(network: Network, x: torch.Tensor) -> dict[str, Callable[[], object]]:
         found = blame(network, x, 1, statistics=usual)
         knock_out(network, x, 1, found.units, found.scores["z"], counts=[0, 2], draws=1)
         repair(network, x, 1, found.units, found.ranking[:3])
+        mend(network, x, 1, found.units, found.scores["z"], counts=[2], draws=1)
 
     def chained() -> None:
         chain = extract(network, x, keep=0.3, steps=2, views=1)

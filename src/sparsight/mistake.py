@@ -21,6 +21,7 @@ from sparsight.blame import (
     blame,
     choices,
     knock_out,
+    mend,
     neighbours,
     usual_outputs,
 )
@@ -58,6 +59,7 @@ def investigate(
     trace: Trace | None = None,
     counts: Sequence[int] = COUNTS,
     mode: str = "weights",
+    rate: float | None = None,
     reference: Sequence[tuple[Image.Image | str | Path | Tensor, int | str]] = (),
     draws: int = 5,
     seed: int = 0,
@@ -85,6 +87,8 @@ def investigate(
         How many units are off; none for no such curves.
     mode
         What off means, one of :data:`sparsight.blame.MODES`.
+    rate
+        Of one gradient step on as many units, to see what mending them does; not done by default.
     reference
         Images with their labels: right answers among them that get lost are the damage, and
         ``mean`` is over them.
@@ -120,6 +124,9 @@ def investigate(
             progress,
         )  # fmt: skip
     own = Path(image).resolve() if isinstance(image, str | Path) else None
+    mended = None
+    if fitting and rate is not None:
+        mended = _mended(network, image, found, fitting, rate, reference, draws, seed, progress)
     similar = []
     if statistics.profiles is not None and statistics.correct < statistics.samples:
         near = neighbours(found, statistics, _NEAR + 1)
@@ -164,6 +171,7 @@ def investigate(
         ],
         facts,
         overlap,
+        mended,
     )
 
 
@@ -276,6 +284,37 @@ def _curves(
         {order: curve.true.mean(0).tolist() for order, curve in swept.items()},
         damage,
         mode,
+    )
+
+
+def _mended(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    found: Blame,
+    counts: Sequence[int],
+    rate: float,
+    reference: Sequence[tuple[Image.Image | str | Path | Tensor, int | str]],
+    draws: int,
+    seed: int,
+    progress: Progress | None,
+) -> Curves:
+    """Mend units for the image, and count what gets lost of the reference."""
+    images = labels = None
+    if reference:
+        images = torch.cat([network.prepare(one) for one, _ in reference])
+        labels = torch.tensor([network.class_index(label) for _, label in reference])
+    if progress is not None:
+        progress("mending", 0, 1)
+    swept = mend(
+        network, network.prepare(image), found.label, found.units, found.scores[found.by],
+        counts=counts, rate=rate, images=images, labels=labels, draws=draws, seed=seed,
+    )  # fmt: skip
+    return Curves(
+        list(counts),
+        {order: own.curve.predicted.mean(0).tolist() for order, own in swept.items()},
+        {order: own.curve.true.mean(0).tolist() for order, own in swept.items()},
+        {order: own.lost.mean(0).tolist() for order, own in swept.items() if own.lost is not None},
+        f"one step of rate {rate:g}",
     )
 
 

@@ -64,7 +64,7 @@ def test_labels_from_a_table(run: Run, home: Path, scenes: str) -> None:
 def test_a_mistake_gets_its_page(run: Run, home: Path, scenes: str, usual: str) -> None:
     result = run(
         "blame", "scenes/guitar/0.png", "--label", "guitar", "-s", usual, "--trace",
-        "--augmentations", "4", "--reference", scenes, "--out", "found",
+        "--augmentations", "4", "--reference", scenes, "--mend", "0.01", "--out", "found",
     )  # fmt: skip
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
@@ -77,10 +77,14 @@ def test_a_mistake_gets_its_page(run: Run, home: Path, scenes: str, usual: str) 
     assert (told["label"], told["predicted"]) == ("guitar", "mug")
     assert [profile["side"] for profile in told["profiles"]] == ["Dense", "Traced"]
     assert set(told["curves"]["damage"]) == {"salient", "random", "least"}
+    assert told["mended"]["mode"] == "one step of rate 0.01"
+    assert told["mended"]["true"]["salient"][-1] > told["mended"]["true"]["salient"][0]
+    assert set(told["mended"]["damage"]) == {"salient", "random", "least"}
     assert [near["name"] for near in told["neighbours"]] == ["3.png"]
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "mug, not guitar" in page
+    assert "What if they were mended" in page
 
 
 @pytest.mark.parametrize("by", ["share", "raw", "percentile", "tail"])
@@ -101,6 +105,7 @@ def test_units_can_be_ranked_otherwise(run: Run, home: Path, usual: str, by: str
         (["--map", "nice"], "no map is called"),
         (["--off", "half"], "cannot be off by"),
         (["--off", "mean"], "give a reference"),
+        (["--mend", "0"], "positive rate"),
         (["--label", "unicorn"], "unicorn"),
         (["--model", "timm:test_resnet.r160_in1k", "--weights", "random"], "other weights"),
         (["--top", "100000"], "give 1 to"),

@@ -76,7 +76,7 @@ def test_a_case_shows_a_chain_and_brings_it_back(tmp_path: Path) -> None:
     assert "<img src=x" not in page
     assert 'href="#sub-network"' in page
     assert "as the network does" in page
-    assert "most to blame, 3 are in the chain" in page
+    assert "The chain has 3 of the 10 units most to blame, and" in page
     assert page.count("<script>") == 2
     assert len(re.findall(r"'sha256-", page)) == 2
     assert 'id="sub-network"' not in render_page(make_case())

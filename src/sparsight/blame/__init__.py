@@ -1,7 +1,9 @@
 """Which units are to blame for a mistake: parameter-space saliency, and what follows from it."""
 
-from sparsight.blame.engine import Blame, Neighbour, blame, neighbours
+from sparsight.blame.engine import Blame, blame
 from sparsight.blame.inputmap import OBJECTIVES, InputMap, input_map
+from sparsight.blame.likeness import Neighbour, NeighbourIndex, neighbours
+from sparsight.blame.mending import Mending, Repair, mend, repair
 from sparsight.blame.moments import Moments
 from sparsight.blame.saliency import LOSSES, Measured, SaliencyOf
 from sparsight.blame.scores import SCORES, score, tail_probability
@@ -12,11 +14,9 @@ from sparsight.blame.whatif import (
     COUNTS,
     ORDERS,
     Curve,
-    Repair,
     choices,
     damage,
     knock_out,
-    repair,
 )
 from sparsight.networks.gates import MODES
 
@@ -31,8 +31,10 @@ __all__ = [
     "Curve",
     "InputMap",
     "Measured",
+    "Mending",
     "Moments",
     "Neighbour",
+    "NeighbourIndex",
     "Repair",
     "SaliencyOf",
     "Statistics",
@@ -43,6 +45,7 @@ __all__ = [
     "default_kinds",
     "input_map",
     "knock_out",
+    "mend",
     "neighbours",
     "repair",
     "score",

@@ -20,7 +20,7 @@ from sparsight.errors import InputError
 from sparsight.networks import Network, Units
 from sparsight.traces import Trace
 
-__all__ = ["Blame", "Neighbour", "blame", "neighbours"]
+__all__ = ["Blame", "blame"]
 
 TOP = 10
 """Units that a map is of, and that are listed, by default."""
@@ -192,79 +192,3 @@ def _possible(by: str) -> Sequence[str]:
     """Name the scores that are cheap, and the one that was asked for."""
     costly = ("percentile", "tail")
     return [name for name in SCORES if name == by or name not in costly]
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """An image whose units are to blame in the same way.
-
-    Attributes
-    ----------
-    name, label, predicted
-        Of the image, its label and its answer, as the statistics have them.
-    similarity
-        Cosine of the profiles.
-    """
-
-    name: str
-    label: int
-    predicted: int
-    similarity: float
-
-
-def neighbours(
-    found: Blame, statistics: Statistics, count: int = 10, *, wrong: bool = True
-) -> list[Neighbour]:
-    """Find images that fail for the same reason: those with the most similar profiles of z-scores.
-
-    Parameters
-    ----------
-    found
-        Of an image.
-    statistics
-        With profiles.
-    count
-        How many to return.
-    wrong
-        Look among wrong answers alone.
-
-    Raises
-    ------
-    InputError
-        If the statistics hold no profiles, or no image to look among.
-
-    Examples
-    --------
-    >>> import torch, sparsight
-    >>> from sparsight.blame import blame, statistics
-    >>> network = sparsight.load("embedded")
-    >>> images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    >>> usual = statistics(network, [(image, 1) for image in images], profiles=True)
-    >>> found = blame(network, images[3], 1, statistics=usual, objective=None)
-    >>> best = neighbours(found, usual, 1, wrong=False)[0]
-    >>> best.name, round(best.similarity, 4)
-    ('sample 3', 1.0)
-    """
-    if statistics.profiles is None:
-        raise InputError(
-            "neighbours need every image's profile: make the statistics with profiles=True "
-            "(--profiles)"
-        )
-    labels, predictions = torch.tensor(statistics.labels), torch.tensor(statistics.predictions)
-    among = (labels != predictions).nonzero()[:, 0] if wrong else torch.arange(len(labels))
-    if not len(among):
-        raise InputError("the statistics hold no wrong answer: look among all, with wrong=False")
-    own = found.scores["z"]
-    similarity = torch.cat(
-        [
-            torch.cosine_similarity(score("z", statistics.profiles[part], statistics), own, dim=1)
-            for part in among.split(256)
-        ]
-    )
-    best = similarity.topk(min(count, len(among)))
-    return [
-        Neighbour(
-            statistics.names[index], statistics.labels[index], statistics.predictions[index], value
-        )
-        for index, value in zip(among[best.indices].tolist(), best.values.tolist(), strict=True)
-    ]

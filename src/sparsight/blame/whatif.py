@@ -1,30 +1,26 @@
-"""What if the blamed units were off, or mended: curves with controls, and the damage elsewhere."""
+"""What if the blamed units were off: curves with controls, and the damage elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsight.blame.layout import spread_over_weights
-from sparsight.blame.saliency import loss_of
 from sparsight.blame.switches import answers_without
 from sparsight.errors import InputError
-from sparsight.networks import Network, Units, shared_view
+from sparsight.networks import Network, Units
 
 __all__ = [
     "COUNTS",
     "ORDERS",
     "Curve",
-    "Repair",
     "choices",
+    "curves_of",
     "damage",
     "knock_out",
     "lost",
-    "repair",
 ]
 
 COUNTS = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -146,21 +142,44 @@ def knock_out(
     dict
         :class:`Curve` by order.
     """
-    predicted = int(network.logits(x)[0].argmax())
     off = {order: choices(scores, counts, order, draws, seed) for order in ORDERS}
     together = torch.cat([part.flatten(0, 1) for part in off.values()])
     logits = answers_without(network, x, units, together, mode=mode, usual=usual, chunk=chunk)[0]
-    curves, start = {}, 0
-    for order, part in off.items():
-        own = logits[start : start + part.shape[0] * part.shape[1]]
-        start += len(own)
+    return curves_of(network, x, label, counts, off, logits)
+
+
+def curves_of(
+    network: Network,
+    x: Tensor,
+    label: int,
+    counts: Sequence[int],
+    chosen: Mapping[str, Tensor],
+    logits: Tensor,
+) -> dict[str, Curve]:
+    """Make curves of the answers to an image with units changed.
+
+    Parameters
+    ----------
+    network, x, label
+        See :func:`knock_out`.
+    counts
+        How many units are changed.
+    chosen
+        What :func:`choices` gave, by order.
+    logits
+        ``(choices, classes)``, of all orders one after the other.
+    """
+    predicted = int(network.logits(x)[0].argmax())
+    parts = logits.double().cpu().split([own.shape[0] * own.shape[1] for own in chosen.values()])
+    curves = {}
+    for (order, part), own in zip(chosen.items(), parts, strict=True):
         shape = part.shape[:2]
-        probability = own.double().softmax(1).cpu()
+        probability = own.softmax(1)
         curves[order] = Curve(
             tuple(counts),
             probability[:, predicted].reshape(shape),
             probability[:, label].reshape(shape),
-            (own.argmax(1) == label).cpu().reshape(shape),
+            (own.argmax(1) == label).reshape(shape),
         )
     return curves
 
@@ -226,88 +245,3 @@ def lost(
     )
     wrong = logits.argmax(2) != labels[right][:, None]
     return wrong.double().sum(0).cpu(), int(right.sum())
-
-
-@dataclass(frozen=True, eq=False)
-class Repair:
-    """Weights after a few gradient steps on some units.
-
-    Attributes
-    ----------
-    tensors
-        New parameters by name, to :func:`sparsight.networks.overlay`.
-    losses
-        Before each step, and at last.
-    settings
-        How it was made.
-    """
-
-    tensors: dict[str, Tensor]
-    losses: tuple[float, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-def repair(
-    network: Network,
-    x: Tensor,
-    label: int,
-    units: Units,
-    chosen: Tensor,
-    *,
-    steps: int = 1,
-    rate: float = 1e-3,
-    loss: str = "label",
-) -> Repair:
-    """Take gradient steps on the weights of some units, all others fixed.
-
-    Parameters
-    ----------
-    network
-        In evaluation mode; not changed.
-    x
-        ``(N, C, H, W)``, normalised.
-    label
-        What the answer should be.
-    units, chosen
-        The units, and indices of those that may change.
-    steps, rate
-        Of plain gradient descent.
-    loss
-        One of :data:`sparsight.blame.LOSSES`.
-
-    Raises
-    ------
-    InputError
-        No step at all, or a rate that is not positive.
-    """
-    if steps < 1 or not rate > 0:
-        raise InputError(f"{steps} steps of rate {rate}: give 1 step or more, of a positive rate")
-    network.require_eval()
-    view, loss_function = shared_view(network), loss_of(loss)
-    labels = torch.full((len(x),), label, device=x.device)
-    marked = torch.zeros(len(units), dtype=torch.float32, device=x.device)
-    marked[chosen.to(x.device)] = 1.0
-    masks = {
-        name: mask > 0
-        for name, mask in spread_over_weights(units, marked, network.model).items()
-        if bool((mask > 0).any())
-    }
-    parameters = {name: view.get_parameter(f"model.{name}") for name in masks}
-    for parameter in parameters.values():
-        parameter.data = parameter.data.clone()
-        parameter.requires_grad_()
-    losses = []
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            value = loss_function(view(x), labels).mean()
-        losses.append(float(value.detach()))
-        if step == steps:
-            break
-        gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-        with torch.no_grad():
-            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
-                if gradient is not None:
-                    parameter.sub_(rate * gradient * masks[name])
-    tensors = {name: parameter.detach() for name, parameter in parameters.items()}
-    settings = {"units": len(chosen), "steps": steps, "rate": rate, "loss": loss}
-    return Repair(tensors, tuple(losses), settings)

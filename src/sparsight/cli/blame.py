@@ -152,6 +152,14 @@ def blame(
             rich_help_panel=_CHECK,
         ),
     ] = "weights",
+    mend: Annotated[
+        float | None,
+        typer.Option(
+            help="Rate of one gradient step: also show what mending the units does.",
+            rich_help_panel=_CHECK,
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         list[Path] | None,
         typer.Option(
@@ -203,7 +211,7 @@ def blame(
             )  # fmt: skip
         report = investigate(
             network, image, label, statistics=usual, by=by, top=top,
-            objective=None if pixels == "none" else pixels, trace=found, mode=off,
+            objective=None if pixels == "none" else pixels, trace=found, mode=off, rate=mend,
             reference=[(file, own) for file, own in others if file.resolve() != image.resolve()],
             seed=seed, progress=display.step,
         )  # fmt: skip

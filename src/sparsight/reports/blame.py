@@ -117,6 +117,8 @@ class BlameReport:
         Settings to print, name and value.
     overlap
         Share of the units most to blame that the trace kept any weight of, and of all units.
+    mended
+        Of mending, if it was asked for; its ``mode`` says how.
     """
 
     label: str
@@ -129,6 +131,7 @@ class BlameReport:
     neighbours: Sequence[SimilarImage] = ()
     facts: Sequence[tuple[str, str]] = ()
     overlap: tuple[float, float] | None = None
+    mended: Curves | None = None
 
     def __post_init__(self) -> None:
         if not self.profiles:
@@ -158,6 +161,7 @@ class BlameReport:
             ],
             "facts": [list(fact) for fact in self.facts],
             "overlap": None if self.overlap is None else list(self.overlap),
+            "mended": None if self.mended is None else vars(self.mended),
         }
 
     def arrays(self) -> dict[str, Array]:
@@ -193,6 +197,7 @@ class BlameReport:
             for one in described["profiles"]
         ]
         curves, overlap = described["curves"], described["overlap"]
+        mended = described.get("mended")
         return cls(
             described["label"],
             described["predicted"],
@@ -207,4 +212,5 @@ class BlameReport:
             ],
             [(name, value) for name, value in described["facts"]],
             None if overlap is None else (overlap[0], overlap[1]),
+            None if mended is None else Curves(**mended),
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
-from sparsight.reports.blame import BlameReport, Profile
+from sparsight.reports.blame import BlameReport, Curves, Profile
 from sparsight.reports.colours import HEAT
 from sparsight.reports.pictures import image_uri, map_uri, shrink
 from sparsight.reports.text import clean, percent, plain_number
@@ -32,16 +32,6 @@ def blame_context(report: BlameReport) -> dict[str, object]:
         (near, "" if near.picture is None else image_uri(near.picture, 160, photo=True))
         for near in report.neighbours
     ]
-    charts = []
-    if report.curves is not None:
-        curves = report.curves
-        charts = [
-            line_chart(f"Probability of {report.predicted}", curves.counts, curves.predicted),
-        ]
-        if report.label != report.predicted:
-            charts.append(line_chart(f"Probability of {report.label}", curves.counts, curves.true))
-        if curves.damage:
-            charts.append(line_chart("Right answers lost elsewhere", curves.counts, curves.damage))
     return {
         "report": report,
         "maps": maps,
@@ -49,10 +39,23 @@ def blame_context(report: BlameReport) -> dict[str, object]:
             (profile, profile_chart(profile, report.ranked_by)) for profile in report.profiles
         ],
         "depths": [(profile, depth_chart(profile)) for profile in report.profiles],
-        "charts": charts,
+        "charts": _charts(report, report.curves),
+        "mended": _charts(report, report.mended),
         "neighbours": thumbnails,
         "with_trace": any(unit.kept is not None for unit in report.units),
     }
+
+
+def _charts(report: BlameReport, curves: Curves | None) -> list[Markup]:
+    """Draw what becomes of the answer, and of others."""
+    if curves is None:
+        return []
+    charts = [line_chart(f"Probability of {report.predicted}", curves.counts, curves.predicted)]
+    if report.label != report.predicted:
+        charts.append(line_chart(f"Probability of {report.label}", curves.counts, curves.true))
+    if curves.damage:
+        charts.append(line_chart("Right answers lost elsewhere", curves.counts, curves.damage))
+    return charts
 
 
 def _frame(width: float, height: float, title: str, label: str) -> list[str]:
