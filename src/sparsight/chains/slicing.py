@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
-from sparsight.errors import InputError, UnsupportedError
+from sparsight.errors import UnsupportedError
 from sparsight.networks import Network
+from sparsight.networks.dependencies import out_channels, torch_pruning
 
 __all__ = ["Sliced", "cut"]
 
@@ -40,17 +41,6 @@ class Sliced:
     before: int
     cut: int
     gone: int
-
-
-def _torch_pruning() -> ModuleType:
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise InputError(
-            "cutting units out needs torch-pruning: pip install 'sparsight[slice]'"
-        ) from error
-    found: ModuleType = torch_pruning
-    return found
 
 
 def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
@@ -88,7 +78,7 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
     >>> found.weights < found.before / 2
     True
     """
-    pruning = _torch_pruning()
+    pruning = torch_pruning()
     gated = chain.gated(network, x)
     model = copy.deepcopy(network.model)
     learns = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -108,7 +98,7 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
         producers, lines = _cuttable(pruning, dependencies, module, off)
         done |= producers
         if lines:
-            function = _function(pruning, module)
+            function = out_channels(pruning, module)
             dependencies.get_pruning_group(module, function, idxs=sorted(lines)).prune()
             total += len(lines) * len(producers)
     for name, parameter in model.named_parameters():
@@ -136,14 +126,6 @@ def _modules_off(gated: Gated, chain: Chain, model: nn.Module) -> dict[nn.Module
     return found
 
 
-def _function(pruning: ModuleType, module: nn.Module) -> Any:
-    if isinstance(module, nn.Linear):
-        return pruning.prune_linear_out_channels
-    if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-        return pruning.prune_depthwise_conv_out_channels
-    return pruning.prune_conv_out_channels
-
-
 def _width(module: nn.Module) -> int:
     width = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
     assert isinstance(width, int), "of a convolution or linear layer"
@@ -154,7 +136,7 @@ def _cuttable(
     pruning: ModuleType, dependencies: Any, module: nn.Module, off: dict[nn.Module, set[int]]
 ) -> tuple[set[nn.Module], set[int]]:
     """Find the layers that write to the same channels, and channels that none of them keeps."""
-    function = _function(pruning, module)
+    function = out_channels(pruning, module)
     every = list(range(_width(module)))
     group = dependencies.get_pruning_group(module, function, idxs=every)
     lines, producers = set(off[module]), {module}

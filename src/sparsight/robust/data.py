@@ -1,0 +1,175 @@
+"""Labelled images as pixels: arrays, files, or data sets of torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from sparsight.errors import InputError
+from sparsight.networks import Network, open_image
+from sparsight.networks.preprocessing import to_unit
+
+__all__ = ["Pixels", "augment", "batches", "drawn", "read_arrays", "split"]
+
+_SHIFT = 8  # images are shifted by up to an eighth of their height
+
+
+class Pixels(Dataset[tuple[Tensor, int]]):
+    """Labelled images in a network's input frame, before normalisation.
+
+    Parameters
+    ----------
+    network
+        Whose frame it is.
+    samples
+        Images: files, PIL images, or uint8 arrays ``(C, H, W)``; with labels.
+
+    Raises
+    ------
+    InputError
+        No samples, or a class that the network does not have.
+    """
+
+    def __init__(self, network: Network, samples: Sequence[tuple[Any, int]]) -> None:
+        if not len(samples):
+            raise InputError("the data set is empty: give images")
+        self._preprocessing = network.preprocessing
+        self._samples = samples
+        self.labels = torch.tensor([int(label) for _, label in samples])
+        most = len(network.labels)
+        if int(self.labels.min()) < 0 or int(self.labels.max()) >= most:
+            raise InputError(
+                f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, the "
+                f"network has classes 0 to {most - 1}: give the data set that it is for"
+            )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self._samples[index][0]
+        if isinstance(image, str | Path):
+            image = open_image(image)
+        channels = self._preprocessing.channels
+        if isinstance(image, Image.Image):
+            unit = to_unit(image, channels)
+        else:
+            unit = torch.as_tensor(image).float() / 255
+        if tuple(unit.shape[-2:]) != tuple(self._preprocessing.size):
+            unit = self._preprocessing.frame(unit)
+        return unit, int(self.labels[index])
+
+
+def read_arrays(file: str | Path) -> list[tuple[np.ndarray, int]]:
+    """Read ``images`` (N, C, H, W), uint8, and ``labels`` (N,) of an ``.npz`` file.
+
+    Raises
+    ------
+    InputError
+        If the file holds something else.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as held:
+            images, labels = held["images"], held["labels"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{file} holds no images: give an .npz with images (N, C, H, W) and labels (N,)"
+        ) from error
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+        raise InputError(
+            f"{file} holds images of shape {images.shape}, {images.dtype}, and {len(labels)} "
+            "labels: give uint8 images (N, C, H, W) and a label each"
+        )
+    return list(zip(images, labels.tolist(), strict=True))
+
+
+def drawn(*numbers: int) -> torch.Generator:
+    """Make the generator for one purpose, told apart by numbers."""
+    state = np.random.SeedSequence([n & 0xFFFFFFFF for n in numbers]).generate_state(2)
+    return torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+
+
+def split(data: Dataset[Any], share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+    """Set a share of the images apart; the same ones for the same seed.
+
+    Raises
+    ------
+    InputError
+        If one of the parts would be empty.
+    """
+    count = len(data)  # type: ignore[arg-type]
+    apart = round(share * count)
+    if not 0 < apart < count:
+        raise InputError(
+            f"{count} images leave {apart} to choose epochs by: give more images, or another share"
+        )
+    order = torch.randperm(count, generator=drawn(seed, 1)).tolist()
+    return Subset(data, order[apart:]), Subset(data, order[:apart])
+
+
+def batches(
+    data: Dataset[Any],
+    size: int,
+    *,
+    order: Tensor | None = None,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through a data set in batches of pixels ``(N, C, H, W)`` and labels ``(N,)``.
+
+    Parameters
+    ----------
+    data
+        Of pixels.
+    size
+        Of a batch, on all devices together.
+    order
+        Numbers of images; as they come by default.
+    workers
+        Processes that read.
+    share
+        Number of this device, and of all: each gets a part of every batch.
+    """
+    count = len(data)  # type: ignore[arg-type]
+    numbers = (torch.arange(count) if order is None else order).tolist()
+    rank, world = share
+    parts = [numbers[i : i + size][rank::world] for i in range(0, len(numbers), size)]
+    loader: DataLoader[Any] = DataLoader(
+        data, batch_sampler=[part for part in parts if part], num_workers=workers,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    yield from loader
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift images by up to an eighth of their height, filled with black, and mirror half.
+
+    Parameters
+    ----------
+    x
+        ``(N, C, H, W)``.
+    generator
+        On the processor.
+    """
+    pad = max(1, x.shape[-2] // _SHIFT)
+    wide = F.pad(x, (pad, pad, pad, pad))
+    rows, columns = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=generator).tolist()
+    mirrored = torch.rand(len(x), generator=generator) < 0.5
+    height, width = x.shape[-2:]
+    parts = [
+        one[:, row : row + height, column : column + width]
+        for one, row, column in zip(wide, rows, columns, strict=True)
+    ]
+    shifted = torch.stack(parts)
+    return torch.where(mirrored.to(x.device)[:, None, None, None], shifted.flip(-1), shifted)
+
+
+Progress = Callable[[str, int, int], None]

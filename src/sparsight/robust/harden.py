@@ -1,0 +1,235 @@
+"""Three stages under attack: train, learn what to keep, train what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Subset
+
+from sparsight.errors import InputError
+from sparsight.networks import Network
+from sparsight.robust.checkpoint import read_facts
+from sparsight.robust.data import Pixels, batches, split
+from sparsight.robust.hardened import Hardened
+from sparsight.robust.masked import Kept, Masked, bake
+from sparsight.robust.objectives import Objective, choose_objective
+from sparsight.robust.pixels import PixelClassifier
+from sparsight.robust.settings import HardenSettings
+from sparsight.robust.training import REACHED, STAGES, Logged, Stage, train
+from sparsight.storage import library_versions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["harden"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def harden(
+    network: Network,
+    data: Pixels,
+    *,
+    settings: HardenSettings | None = None,
+    state: str | Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    logged: Logged = lambda rows: None,
+    **options: Any,
+) -> Hardened:
+    """Harden and prune a network: HARP, or what it is compared with.
+
+    Zhao & Wressnegger, "Holistic Adversarially Robust Pruning" (ICLR 2023), with the budget met
+    exactly, epochs chosen on images set apart, and no decay of scores and quotas.
+
+    Parameters
+    ----------
+    network
+        Trained or not; not changed.
+    data
+        Images to train on; a share of them is set apart.
+    settings
+        How; the published ones are :data:`sparsight.robust.PUBLISHED`.
+    state
+        Folder for the state after every epoch, from which an interrupted call goes on. Left behind
+        at the end, so that the same call gives the same result at once.
+    progress
+        Called with stage, steps done and steps in all.
+    logged
+        Called after every epoch with all rows so far: stage, epoch, loss, accuracies, and while
+        masks are learnt the share kept, the weight of the budget and the rate of each layer.
+    **options
+        Fields of :class:`HardenSettings` to replace.
+
+    Returns
+    -------
+    Hardened
+
+    Raises
+    ------
+    InputError
+        Settings out of range, too few images, a state of another hardening, or Lightning Fabric
+        that is not installed.
+    UnsupportedError
+        If the network has nothing to prune, or its channels cannot go.
+    NumericalError
+        If training diverges.
+
+    Examples
+    --------
+    >>> import sparsight
+    >>> from sparsight.datasets.scenes import render_scene
+    >>> from sparsight.robust import Pixels
+    >>> network = sparsight.load("embedded")
+    >>> scenes = [(render_scene(i % 10, seed=i).picture(), i % 10) for i in range(20)]
+    >>> found = harden(network, Pixels(network, scenes), target=0.1, epochs=(0, 1, 1),
+    ...                attack_steps=1, batch=8)
+    >>> sum(one.kept for one in found.kept) == round(0.1 * sum(one.size for one in found.kept))
+    True
+    """
+    settings = _options(settings or HardenSettings(), options)
+    folder = None if state is None else Path(state)
+    fabric = _fabric(network, settings)
+    start = time.perf_counter()
+    objective = choose_objective(settings.objective, settings.attack, replays=settings.replays)
+    digest = _digest(network, data, settings)
+    facts = None if folder is None else read_facts(folder)
+    if facts is not None and facts.get("digest") != digest:
+        raise InputError(
+            f"{folder} holds a hardening of another network, other images or settings: choose "
+            "another folder, or delete it"
+        )
+    part, apart = split(data, settings.validation, settings.seed)
+    judged = Subset(apart, range(min(settings.judged, len(apart))))
+    frame = (1, network.preprocessing.channels, *network.preprocessing.size)
+    x = torch.zeros(frame, device=network.device, dtype=network.dtype)
+    log: list[dict[str, Any]] = list(facts["log"]) if facts else []
+
+    def run(stage: Stage) -> None:
+        place = STAGES.index(stage.name)
+        told = facts if facts is not None and facts["stage"] == stage.name else None
+        if told is not None:
+            stage.epoch, stage.frozen = told["epoch"], told["frozen"]
+            stage.score = tuple(told["score"])
+        stage.log = log
+        if told is None and facts is not None and STAGES.index(facts["stage"]) > place:
+            return  # it is done, and what came of it is in the state of a later stage
+        train(
+            stage, part, judged, settings, objective, fabric, folder, told is not None,
+            {"digest": digest}, progress, logged,
+        )  # fmt: skip
+
+    classifier = PixelClassifier.of(network)
+    first = Stage("pretrain", classifier)
+    if settings.epochs[0]:
+        run(first)
+        _take(classifier, first.best)
+    masked = _masks(classifier, x, part, settings, objective)
+    second = Stage("prune", masked.classifier, masked)
+    if settings.learns:
+        run(second)
+    made, kept = masked.fixed()
+    if second.best:
+        _take(made, second.best)
+    third = Stage("finetune", made)
+    if settings.epochs[2]:
+        run(third)
+        _take(made, third.best)
+    masks = {name: value for name, value in made.named_buffers() if name.endswith(".mask")}
+    chosen = masked.chosen(masks)
+    kept = tuple(Kept(one.name, int(chosen[one.name].sum()), one.size) for one in kept)
+    reached = any(row.get("over budget", 1.0) <= REACHED for row in log)
+    plain = bake(made).eval().requires_grad_(False)
+    assert isinstance(plain, PixelClassifier)
+    return Hardened(
+        plain.network(network, f"{network.spec} (hardened)"), plain, kept,
+        chosen if settings.mode == "channels" else {}, settings.describe(), log,
+        library_versions(), time.perf_counter() - start, reached or not settings.learns,
+    )  # fmt: skip
+
+
+def _options(settings: HardenSettings, options: Mapping[str, Any]) -> HardenSettings:
+    unknown = sorted(set(options) - set(settings.describe()))
+    if unknown:
+        known = ", ".join(settings.describe())
+        raise InputError(f"hardening has no option {unknown[0]!r}: choose from {known}")
+    return replace(settings, **options)
+
+
+def _fabric(network: Network, settings: HardenSettings) -> Fabric:
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise InputError(
+            "hardening needs Lightning Fabric: pip install 'sparsight[harden]'"
+        ) from error
+    fabric = Fabric(
+        accelerator=network.device.type,
+        devices=settings.devices,
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    if settings.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _digest(network: Network, data: Pixels, settings: HardenSettings) -> str:
+    """Tell one hardening from another."""
+    found = hashlib.sha256(json.dumps(settings.describe(), sort_keys=True).encode())
+    for name, value in network.model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    found.update(data.labels.numpy().tobytes())
+    found.update(data[0][0].numpy().tobytes() + data[len(data) - 1][0].numpy().tobytes())
+    return found.hexdigest()
+
+
+def _take(model: torch.nn.Module, best: Mapping[str, Tensor]) -> None:
+    if best:
+        model.load_state_dict(best)
+
+
+def _masks(
+    classifier: PixelClassifier,
+    x: Tensor,
+    data: Subset[Any],
+    settings: HardenSettings,
+    objective: Objective,
+) -> Masked:
+    gradients = None
+    if settings.scores == "gradient" and settings.method != "random":
+        gradients = _gradients(classifier, data, settings, objective)
+    return Masked(
+        classifier, settings.mode, settings.target, x,
+        scores="random" if settings.method == "random" else settings.scores,
+        start=settings.first_rate, least=settings.least,
+        learn_scores=settings.method in ("harp", "scores"),
+        learn_rates=settings.method in ("harp", "rates"),
+        gradients=gradients, seed=settings.seed,
+    )  # fmt: skip
+
+
+def _gradients(
+    classifier: PixelClassifier, data: Subset[Any], settings: HardenSettings, objective: Objective
+) -> dict[str, Tensor]:
+    """Gradient of the loss on one batch of attacked images."""
+    classifier.eval()
+    x, y = next(iter(batches(data, settings.batch)))
+    device = classifier.mean.device
+    moved = settings.attack(classifier, x.to(device), y.to(device), torch.Generator())
+    named = {name: p.requires_grad_() for name, p in classifier.model.named_parameters()}
+    with torch.enable_grad():
+        loss = F.cross_entropy(classifier(moved), y.to(device))
+    pulls = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(value) if pull is None else pull
+        for (name, value), pull in zip(named.items(), pulls, strict=True)
+    }

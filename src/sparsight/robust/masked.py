@@ -1,0 +1,397 @@
+r"""A classifier with masks: learnt at first, then fixed, at last written into its weights.
+
+The global budget, as the paper has it, is
+:math:`L_{hw} = \max\bigl(\sum_l n_l a_l / N / a_t - 1,\, 0\bigr)` for weights; for channels it is
+the same with multiplications, of which a layer has a share that is the product of the rates of the
+channels that it reads and of those that it makes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.utils.parametrize as parametrize
+from torch import Tensor, nn
+
+from sparsight.errors import InputError
+from sparsight.robust.layers import (
+    Channels,
+    LayerCost,
+    channel_groups,
+    layer_costs,
+    prunable_weights,
+)
+from sparsight.robust.masks import ChannelMask, FixedMask, Scores, WeightMask, top_mask
+from sparsight.robust.pixels import PixelClassifier
+from sparsight.robust.rates import allocate_rates, kept_of, quota_of, whole_counts
+
+__all__ = ["FIRST_SCORES", "MODES", "Kept", "Masked", "first_scores"]
+
+MODES = ("weights", "channels")
+"""What can be pruned."""
+
+FIRST_SCORES = ("magnitude", "gradient", "random")
+"""What scores begin with: weights, weights times gradients, or random numbers."""
+
+_HALVINGS = 50
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a layer, or of channels: name, how many, of how many."""
+
+    name: str
+    kept: int
+    size: int
+
+    @property
+    def rate(self) -> float:
+        """Share that is left."""
+        return self.kept / self.size
+
+
+def first_scores(weight: Tensor, how: str, gradient: Tensor | None, generator: Any) -> Tensor:
+    """Make the first scores of a weight, between 0 and ``sqrt(6 / inputs)`` as published.
+
+    Parameters
+    ----------
+    weight
+        ``(outputs, inputs, ...)``.
+    how
+        One of :data:`FIRST_SCORES`.
+    gradient
+        Of the loss, for ``gradient``.
+    generator
+        For ``random``.
+    """
+    if how == "random":
+        found = torch.rand(weight.shape, generator=generator).to(weight)
+    elif how == "gradient":
+        assert gradient is not None, "scores of weights times gradients need gradients"
+        found = (weight.detach() * gradient).abs()
+    else:
+        found = weight.detach().abs()
+    bound = (6.0 / max(1, weight[0].numel())) ** 0.5
+    scaled: Tensor = bound * found / found.max().clamp_min(1e-30)
+    return scaled
+
+
+class Masked:
+    """A classifier with masks on its weights or channels.
+
+    Parameters
+    ----------
+    classifier
+        Changed in place: its weights get parametrizations.
+    mode
+        One of :data:`MODES`.
+    target
+        Share of weights, or of multiplications, that is kept, in (0, 1).
+    x
+        ``(1, C, H, W)``, pixels, for a look at the layers.
+    scores
+        One of :data:`FIRST_SCORES`.
+    start
+        Rate that layers begin with, or an allocation of :data:`sparsight.robust.ALLOCATIONS` at
+        the target.
+    least
+        Smallest rate of a layer, in shares of the target.
+    learn_scores, learn_rates
+        What is learnt.
+    gradients
+        Of the loss for the weights by parameter name, for scores from gradients.
+    seed
+        Of random scores.
+
+    Raises
+    ------
+    InputError
+        If a setting is out of range.
+    UnsupportedError
+        If there is nothing to prune, or channels are joined.
+    """
+
+    def __init__(
+        self,
+        classifier: PixelClassifier,
+        mode: str,
+        target: float,
+        x: Tensor,
+        *,
+        scores: str = "magnitude",
+        start: float | str = 0.1,
+        least: float = 0.1,
+        learn_scores: bool = True,
+        learn_rates: bool = True,
+        gradients: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check(mode, target, scores, start, least)
+        self.classifier, self.mode, self.target = classifier, mode, target
+        model = classifier.model
+        inner = (x - classifier.mean) / classifier.std
+        self._costs: dict[str, LayerCost] = {}
+        self._channels: list[Channels] = []
+        if mode == "channels":
+            learns = {name: p.requires_grad for name, p in model.named_parameters()}
+            self._channels = channel_groups(model.requires_grad_(), inner)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(learns[name])
+            self._costs = layer_costs(model, inner)
+        self._weights = prunable_weights(model)
+        generator = torch.Generator().manual_seed(seed)
+        own = {
+            name: first_scores(w, scores, (gradients or {}).get(name), generator)
+            for name, w in self._weights.items()
+        }
+        if mode == "channels":
+            own = {one.name: _by_channel(own, one) for one in self._channels}
+        least = least * target
+        rates = self._first_rates(start)
+        learn = {"learn_scores": learn_scores, "learn_quota": learn_rates}
+        self._plain = copy.deepcopy(classifier)
+        self.layers = {
+            name: Scores(values, quota_of(rates[name], least), least, **learn)
+            for name, values in own.items()
+        }
+        self._install()
+
+    def _first_rates(self, start: float | str) -> dict[str, float]:
+        names = [one.name for one in self._channels] or list(self._weights)
+        if isinstance(start, float | int):
+            return dict.fromkeys(names, float(start))
+        if self.mode == "weights":
+            return allocate_rates(self._weights, self.target, start)
+        if start != "uniform":
+            raise InputError(f"channels have no allocation {start!r}: give uniform, or a rate")
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            more = float(self._products(dict.fromkeys(names, torch.tensor(middle)))) > self.target
+            low, high = (low, middle) if more else (middle, high)
+        return dict.fromkeys(names, high)
+
+    def _install(self) -> None:
+        for name, scores in self.layers.items():
+            if self.mode == "weights":
+                self._register(name, WeightMask(scores))
+        for one in self._channels:
+            for reader, positions in one.readers.items():
+                self._register(reader, ChannelMask(self.layers[one.name], positions))
+
+    def _register(self, parameter: str, mask: nn.Module) -> None:
+        owner, _, name = parameter.rpartition(".")
+        parametrize.register_parametrization(self._owner(owner), name, mask)
+
+    def _owner(self, name: str) -> nn.Module:
+        return self.classifier.model.get_submodule(name) if name else self.classifier.model
+
+    def _owners(self) -> Iterator[tuple[str, nn.Module, str]]:
+        masked = self.layers if self.mode == "weights" else self._readers()
+        for parameter in masked:
+            owner, _, name = parameter.rpartition(".")
+            yield parameter, self._owner(owner), name
+
+    def _readers(self) -> dict[str, Channels]:
+        return {reader: one for one in self._channels for reader in one.readers}
+
+    def cached(self) -> AbstractContextManager[None]:
+        """Compute every mask once within the block, however often the classifier runs."""
+        return cast(AbstractContextManager[None], parametrize.cached())
+
+    def _value(self, name: str) -> Tensor:
+        """Return a parameter or buffer of the classifier that has no mask."""
+        owner, _, own = name.rpartition(".")
+        found: Tensor = getattr(self.classifier.get_submodule(owner), own)
+        return found
+
+    def originals(self) -> dict[str, nn.Parameter]:
+        """Weights under the masks, by parameter name."""
+        return {
+            parameter: cast(Any, owner).parametrizations[name].original
+            for parameter, owner, name in self._owners()
+        }
+
+    def rates(self) -> dict[str, Tensor]:
+        """Rates by name of the layer, or of channels."""
+        return {name: scores.rate for name, scores in self.layers.items()}
+
+    def share(self) -> Tensor:
+        """Share of weights, or of multiplications, that the rates keep."""
+        rates = self.rates()
+        if self.mode == "channels":
+            return self._products(rates)
+        sizes = {name: scores.scores.numel() for name, scores in self.layers.items()}
+        kept = torch.stack([sizes[name] * rate for name, rate in rates.items()]).sum()
+        return kept / sum(sizes.values())
+
+    def over_budget(self) -> Tensor:
+        """How far the budget is exceeded, in shares of it; zero if it is not."""
+        return (self.share() / self.target - 1).clamp_min(0)
+
+    def _products(self, rates: Mapping[str, Tensor]) -> Tensor:
+        """Share of multiplications at rates of channels."""
+        reads: dict[str, Tensor] = {}
+        makes: dict[str, Tensor] = {}
+        for one in self._channels:
+            reads |= dict.fromkeys(one.readers, rates[one.name])
+            makes |= dict.fromkeys(one.makers, rates[one.name])
+        one_whole = next(iter(rates.values())).new_ones(())
+        parts = [
+            cost.products * reads.get(name, one_whole) * makes.get(name, one_whole)
+            for name, cost in self._costs.items()
+        ]
+        return torch.stack(parts).sum() / sum(cost.products for cost in self._costs.values())
+
+    def counts(self) -> dict[str, int]:
+        """Whole numbers to keep that meet the budget exactly; in channels, from below.
+
+        Rates are scaled together until they do. A layer keeps one at least.
+        """
+        names = list(self.layers)
+        sizes = [self.layers[name].scores.numel() for name in names]
+        rates = [float(self.layers[name].rate.detach()) for name in names]
+        if self.mode == "weights":
+            total = max(len(sizes), round(self.target * sum(sizes)))
+            return dict(zip(names, whole_counts(sizes, rates, total), strict=True))
+
+        def fits(counts: list[int]) -> bool:
+            shares = [torch.tensor(c / n) for c, n in zip(counts, sizes, strict=True)]
+            return float(self._products(dict(zip(names, shares, strict=True)))) <= self.target
+
+        def scaled(factor: float) -> list[int]:
+            return [min(n, max(1, int(n * a * factor))) for n, a in zip(sizes, rates, strict=True)]
+
+        low, high = 0.0, 1 / min(rates)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(scaled(middle)) else (low, middle)
+        counts = scaled(low)
+        if not fits(counts):
+            raise InputError(
+                f"one channel in every layer is more than {self.target:g} of the multiplications: "
+                "give a larger target"
+            )
+        order = sorted(range(len(names)), key=lambda k: counts[k] - sizes[k] * rates[k] * low)
+        for k in order:  # what rounding down has left
+            more = [*counts[:k], counts[k] + 1, *counts[k + 1 :]]
+            if more[k] <= sizes[k] and fits(more):
+                counts = more
+        return dict(zip(names, counts, strict=True))
+
+    def masks(self, counts: Mapping[str, int] | None = None) -> dict[str, Tensor]:
+        """Masks of weights by parameter name, bool; as the rates say, or with counts."""
+        found = {}
+        for name, scores in self.layers.items():
+            rate = float(scores.rate.detach())
+            count = kept_of(rate, scores.scores.numel()) if counts is None else counts[name]
+            found[name] = top_mask(scores.scores.detach().abs(), count)
+        if self.mode == "weights":
+            return found
+        return {
+            reader: found[one.name]
+            .repeat_interleave(positions)
+            .reshape(1, -1, *[1] * (self._weights[reader].ndim - 2))
+            for one in self._channels
+            for reader, positions in one.readers.items()
+        }
+
+    def chosen(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read what is left, by layer or channels, off the masks of a classifier that is fixed.
+
+        Parameters
+        ----------
+        masks
+            Its buffers, by name.
+        """
+        if self.mode == "weights":
+            return {name: masks[_buffer(name)].cpu() for name in self.layers}
+        return {
+            one.name: masks[_buffer(reader)].flatten()[:: one.readers[reader]].cpu()
+            for one in self._channels
+            for reader in [next(iter(one.readers))]
+        }
+
+    def fixed(self) -> tuple[PixelClassifier, tuple[Kept, ...]]:
+        """Copy the classifier with masks chosen for good, within the budget exactly.
+
+        Returns
+        -------
+        tuple
+            The copy, whose weights under the masks learn again, and what is left, by layer.
+        """
+        counts = self.counts()
+        masks = self.masks(counts)
+        made = copy.deepcopy(self._plain).train(self.classifier.training)
+        under = {f"model.{name}": weight for name, weight in self.originals().items()}
+        with torch.no_grad():
+            for name, value in made.state_dict().items():
+                value.copy_(under[name] if name in under else self._value(name))
+        for parameter, mask in masks.items():
+            path, _, name = parameter.rpartition(".")
+            owner = made.model.get_submodule(path) if path else made.model
+            parametrize.register_parametrization(owner, name, FixedMask(mask))
+        for weight in made.parameters():
+            weight.requires_grad_()
+        kept = (Kept(n, counts[n], s.scores.numel()) for n, s in self.layers.items())
+        return made, tuple(kept)
+
+
+def _buffer(parameter: str) -> str:
+    """Name of the mask of a parameter in a classifier that is fixed."""
+    owner, _, name = parameter.rpartition(".")
+    inside = f"model.{owner}" if owner else "model"
+    return f"{inside}.parametrizations.{name}.0.mask"
+
+
+def bake(model: nn.Module) -> nn.Module:
+    """Write masks into the weights, and take the parametrizations away.
+
+    Examples
+    --------
+    >>> conv = nn.Conv2d(1, 1, 2)
+    >>> parametrize.register_parametrization(conv, "weight", FixedMask(torch.zeros(1, 1, 2, 2)))
+    ParametrizedConv2d(
+      1, 1, kernel_size=(2, 2), stride=(1, 1)
+      (parametrizations): ModuleDict(
+        (weight): ParametrizationList(
+          (0): FixedMask()
+        )
+      )
+    )
+    >>> bool(bake(conv).weight.any())
+    False
+    """
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model
+
+
+def _by_channel(scores: Mapping[str, Tensor], one: Channels) -> Tensor:
+    """Score channels by the root of the squares of what reads them."""
+    total = torch.zeros(one.count)
+    for reader, positions in one.readers.items():
+        weight = scores[reader]
+        columns = weight.transpose(0, 1).flatten(1).square().sum(1)
+        total = total.to(weight) + columns.reshape(one.count, positions).sum(1)
+    found = total.sqrt()
+    return found / found.max().clamp_min(1e-30)
+
+
+def _check(mode: str, target: float, scores: str, start: float | str, least: float) -> None:
+    if mode not in MODES:
+        raise InputError(f"cannot prune {mode!r}: choose {' or '.join(MODES)}")
+    if not 0 < target < 1:
+        raise InputError(f"target {target:g}: give a share to keep in (0, 1), such as 0.01")
+    if scores not in FIRST_SCORES:
+        raise InputError(f"no scores are called {scores!r}: choose from {', '.join(FIRST_SCORES)}")
+    if isinstance(start, float | int) and not 0 < start <= 1:
+        raise InputError(f"layers cannot begin with a rate of {start:g}: give one in (0, 1]")
+    if not 0 < least < 1:
+        raise InputError(f"smallest rate {least:g} of the target: give a share in (0, 1)")

@@ -1,0 +1,371 @@
+"""Three stages: budgets met, interruptions that change nothing, files, baselines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from contracts import untouched
+from sparsight.errors import InputError, NetworkError, NumericalError
+from sparsight.networks import Network, Preprocessing
+from sparsight.networks.state import load_weights
+from sparsight.robust import (
+    BASELINES,
+    METHODS,
+    PUBLISHED,
+    Hardened,
+    HardenSettings,
+    PixelClassifier,
+    Pixels,
+    evaluate,
+    harden,
+    read_arrays,
+)
+from sparsight.robust.data import augment, batches, drawn, split
+
+
+class Net(nn.Module):
+    """A small residual network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.two, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.three, self.norm3 = nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm1(self.one(x)))
+        x = F.relu(x + self.norm2(self.two(x)))
+        x = F.relu(self.norm3(self.three(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def network_of() -> Network:
+    torch.manual_seed(0)
+    frame = Preprocessing((12, 12), None, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    return Network(Net().eval(), frame, ("red", "green", "blue"), "net")
+
+
+def pixels(network: Network, count: int = 60) -> Pixels:
+    """Images of three colours, which can be told apart."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(count, 3, 12, 12, generator=generator) * 0.5
+    labels = torch.arange(count) % 3
+    images[torch.arange(count), labels] += 0.4
+    samples = [((255 * x).to(torch.uint8).numpy(), int(y)) for x, y in zip(images, labels)]  # noqa: B905
+    return Pixels(network, samples)
+
+
+FAST = {
+    "target": 0.2, "epochs": (1, 2, 1), "batch": 16, "attack_steps": 2, "validation": 0.2,
+    "rates": (0.05, 0.05, 0.01),
+}  # fmt: skip
+
+
+def state_of(found: Hardened) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in found.network.model.state_dict().items()}
+
+
+def same(first: Hardened, second: Hardened) -> bool:
+    one, other = state_of(first), state_of(second)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", [*METHODS, *BASELINES])
+def test_every_mode_meets_the_budget_exactly(method):
+    network = network_of()
+    with untouched(network.model):
+        found = harden(network, pixels(network), method=method, **FAST)
+    total = sum(one.size for one in found.kept)
+    assert sum(one.kept for one in found.kept) == round(0.2 * total)
+    for one in found.kept:
+        weight = found.network.model.get_parameter(one.name)
+        assert int((weight != 0).sum()) == one.kept, one.name
+    stages = [row["stage"] for row in found.log]
+    wanted = ["pretrain", *(["prune"] * 2 if method in METHODS else []), "finetune"]
+    assert stages == wanted
+    assert not any("parametrizations" in name for name in found.network.model.state_dict())
+    assert not found.network.model.training
+    if method not in METHODS:
+        assert found.reached
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_what_is_to_be_learnt_is(method):
+    network = network_of()
+    found = harden(network, pixels(network), method=method, **(FAST | {"epochs": (0, 2, 0)}))
+    rates = [row["rates"] for row in found.log]
+    moved = any(abs(rates[0][name] - rates[1][name]) > 1e-7 for name in rates[0])
+    assert moved == (method != "scores")
+    magnitude = harden(network, pixels(network), method="uniform", **(FAST | {"epochs": (0, 0, 0)}))
+    kept = {one.name: one.kept for one in magnitude.kept}
+    if method == "scores":
+        assert {one.name: one.kept for one in found.kept} == kept, "uniform rates stay"
+    for name, parameter in network.model.named_parameters():
+        got = found.network.model.get_parameter(name)
+        if "norm" not in name:
+            assert torch.equal(got[got != 0], parameter[got != 0]), "weights are as they were"
+
+
+@pytest.mark.parametrize("policy", ["train", "statistics", "frozen"])
+def test_normalisations_do_what_they_are_told(policy):
+    network = network_of()
+    options = FAST | {"epochs": (0, 2, 0), "batch_norm": policy}
+    model = harden(network, pixels(network), **options).network.model
+    scale = torch.equal(model.norm1.weight, network.model.norm1.weight)
+    running = torch.equal(model.norm1.running_mean, network.model.norm1.running_mean)
+    assert (scale, running) == {
+        "train": (False, False), "statistics": (True, False), "frozen": (True, True)
+    }[policy]  # fmt: skip
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("mode", ["weights", "channels"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_an_interruption_after_any_epoch_changes_nothing(tmp_path, stop, mode):
+    network = network_of()
+    options = FAST | {"epochs": (1, 2, 2), "mode": mode, "target": 0.4}
+    whole = harden(network, pixels(network), **options)
+
+    def stopping(rows):
+        if len(rows) == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        harden(network, pixels(network), state=tmp_path / "state", logged=stopping, **options)
+    again = harden(network, pixels(network), state=tmp_path / "state", **options)
+    assert same(whole, again)
+    assert list(again.log) == list(whole.log)
+    assert again.kept == whole.kept
+    assert again.reached == whole.reached
+    third = harden(network, pixels(network), state=tmp_path / "state", **options)
+    assert same(whole, third), "a finished one gives the same again"
+
+
+def test_an_interruption_within_an_epoch_loses_that_epoch_alone(tmp_path):
+    network = network_of()
+    whole = harden(network, pixels(network), **FAST)
+    calls = []
+
+    def stopping(stage, done, total):
+        calls.append(stage)
+        if stage == "prune" and done == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        harden(network, pixels(network), state=tmp_path / "s", progress=stopping, **FAST)
+    assert same(whole, harden(network, pixels(network), state=tmp_path / "s", **FAST))
+
+
+def test_a_state_of_something_else_is_refused(tmp_path):
+    network = network_of()
+    harden(network, pixels(network), state=tmp_path / "s", **FAST)
+    with pytest.raises(InputError, match="hardening of another network"):
+        harden(network, pixels(network), state=tmp_path / "s", **(FAST | {"seed": 1}))
+    (tmp_path / "s" / "state.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="damaged"):
+        harden(network, pixels(network), state=tmp_path / "s", **FAST)
+
+
+@pytest.mark.parametrize("objective", ["natural", "pgd", "trades", "mart", "free"])
+def test_every_objective_trains(objective):
+    network = network_of()
+    options = FAST | {"objective": objective, "epochs": (6, 1, 2), "replays": 2, "target": 0.5}
+    found = harden(network, pixels(network, 120), **options)
+    assert found.log[-1]["clean"] > 0.6
+    assert all(row["robust"] <= row["clean"] for row in found.log)
+
+
+def test_the_weight_of_the_budget_grows_until_it_is_met():
+    settings = HardenSettings(target=0.01)
+    assert [settings.weight_of_budget(epoch) for epoch in range(3)] == [0.01, 0.02, 0.03]
+    network = network_of()
+    options = FAST | {
+        "epochs": (0, 8, 0), "rates": (0.1, 0.5, 0.1), "start": 0.25, "gamma": 50.0,
+    }  # fmt: skip
+    found = harden(network, pixels(network), **options)
+    rows = found.log
+    met = next(k for k, row in enumerate(rows) if row["over budget"] <= 5e-5)
+    assert [row["gamma"] for row in rows[: met + 1]] == [
+        pytest.approx(10 * (k + 1)) for k in range(met + 1)
+    ]
+    assert {row["gamma"] for row in rows[met:]} == {rows[met]["gamma"]}
+    assert found.reached
+
+
+def test_channels_are_cut_out_and_the_answers_stay():
+    network = network_of()
+    found = harden(network, pixels(network), **(FAST | {"mode": "channels", "target": 0.3}))
+    x = torch.rand(5, 3, 12, 12)
+    with torch.no_grad():
+        smaller = found.smaller(x)
+        assert torch.allclose(smaller(x), found.classifier(x), atol=1e-5)
+    sizes = found.sizes(network, x)
+    assert sizes["cut"].parameters < sizes["masked"].parameters
+    assert sizes["cut"].products <= 0.3 * sizes["before"].products * 1.0001
+    assert sizes["cut"].file < sizes["before"].file
+    assert all(one.kept >= 1 for one in found.kept)
+
+
+def test_weights_cannot_be_cut_out():
+    network = network_of()
+    found = harden(network, pixels(network), **FAST)
+    with pytest.raises(InputError, match="mode='channels'"):
+        found.smaller(torch.rand(1, 3, 12, 12))
+    sizes = found.sizes(network, torch.rand(1, 3, 12, 12))
+    assert sizes["masked"].products == sizes["before"].products, "masked is not faster"
+    assert sizes["masked"].nonzero < 0.5 * sizes["before"].nonzero
+
+
+@pytest.mark.parametrize("mode", ["weights", "channels"])
+def test_what_is_saved_comes_back(tmp_path, mode):
+    network = network_of()
+    found = harden(network, pixels(network), **(FAST | {"mode": mode, "target": 0.4}))
+    found.save(tmp_path / "out")
+    back = Hardened.load(tmp_path / "out", network_of())
+    assert same(found, back)
+    assert (back.kept, back.reached) == (found.kept, found.reached)
+    assert back.describe() == json.loads(json.dumps(found.describe()))
+    assert {n: v.tolist() for n, v in back.channels.items()} == {
+        n: v.tolist() for n, v in found.channels.items()
+    }
+    again = network_of()
+    load_weights(again.model, tmp_path / "out" / "network.safetensors")
+    x = torch.rand(3, 3, 12, 12)
+    normal = network.preprocessing.normalize(x)
+    with torch.no_grad():
+        assert torch.equal(again.model(normal), found.network.model(normal)), "as evaluated"
+    held = torch.load(tmp_path / "out" / "robustbench.pt", weights_only=True)["state_dict"]
+    found.classifier.load_state_dict(held)
+    assert "compact.safetensors" in {file.name for file in (tmp_path / "out").iterdir()}
+    assert load_file(tmp_path / "out" / "network.safetensors")
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval()
+    other = Network(plain, network.preprocessing, network.labels)
+    with pytest.raises(NetworkError, match="another architecture"):
+        Hardened.load(tmp_path / "out", other)
+    (tmp_path / "out" / "compact.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="damaged"):
+        Hardened.load(tmp_path / "out", network_of())
+
+
+def test_divergence_says_what_to_do():
+    network = network_of()
+    with pytest.raises(NumericalError, match="smaller rate"):
+        harden(network, pixels(network), **(FAST | {"rates": (1e18, 1e18, 1e18)}))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": 1.5}, r"in \(0, 1\)"),
+        ({"method": "luck"}, "no method"),
+        ({"objective": "luck"}, "no objective"),
+        ({"mode": "heads"}, "no mode"),
+        ({"epochs": (1, 0, 1)}, "an epoch"),
+        ({"epochs": (1, -1, 1)}, "none negative"),
+        ({"rates": (0.1, 0.0, 0.1)}, "positive numbers"),
+        ({"validation": 0.0}, "share of images"),
+        ({"validation": 0.001}, "give more images"),
+        ({"batch": 0}, "1 or more"),
+        ({"gamma": 0.0}, "positive number"),
+        ({"momentum": 1.0}, r"in \[0, 1\)"),
+        ({"epsilon": 8}, "8/255"),
+        ({"speed": 1}, "no option"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, words):
+    network = network_of()
+    with pytest.raises(InputError, match=words):
+        harden(network, pixels(network), **(FAST | options))
+
+
+def test_published_settings_are_as_published():
+    cifar = PUBLISHED["cifar"]
+    assert (cifar.epochs, cifar.rates, cifar.batch) == ((100, 20, 100), (0.1, 0.1, 0.01), 128)
+    assert (cifar.epsilon, cifar.attack_step, cifar.attack_steps) == (0.031, 0.0078, 10)
+    assert cifar.first_rate == 0.1
+    assert cifar.weight_of_budget(0) == pytest.approx(0.01)
+    assert PUBLISHED["imagenet"].weight_of_budget(0) == pytest.approx(0.1)
+
+
+def test_data_sets_are_checked(tmp_path):
+    network = network_of()
+    with pytest.raises(InputError, match="empty"):
+        Pixels(network, [])
+    with pytest.raises(InputError, match="classes 0 to 2"):
+        Pixels(network, [(torch.zeros(3, 12, 12, dtype=torch.uint8).numpy(), 7)])
+    (tmp_path / "bad.npz").write_bytes(b"no")
+    with pytest.raises(InputError, match="images \\(N, C, H, W\\)"):
+        read_arrays(tmp_path / "bad.npz")
+
+
+def test_parts_and_batches_are_the_same_for_the_same_seed():
+    data = pixels(network_of(), 20)
+    first, second = split(data, 0.25, 3), split(data, 0.25, 3)
+    assert list(first[0].indices) == list(second[0].indices)
+    assert not set(first[0].indices) & set(first[1].indices)
+    assert len(first[1]) == 5
+    whole = torch.cat([y for _, y in batches(data, 6)])
+    halves = [torch.cat([y for _, y in batches(data, 6, share=(k, 2))]) for k in (0, 1)]
+    assert sorted(torch.cat(halves).tolist()) == sorted(whole.tolist())
+
+
+def test_shifts_move_images_and_mirrors_turn_them():
+    x = torch.rand(40, 3, 16, 16)
+    moved = augment(x, drawn(1))
+    assert torch.equal(moved, augment(x, drawn(1)))
+    wide = F.pad(x, (2, 2, 2, 2))
+    for one, own in zip(moved, wide, strict=True):
+        places = [own[:, r : r + 16, c : c + 16] for r in range(5) for c in range(5)]
+        assert any(torch.equal(one, p) or torch.equal(one, p.flip(-1)) for p in places)
+
+
+def test_accuracies_are_counted_image_by_image():
+    network = network_of()
+    found = harden(network, pixels(network, 90), **(FAST | {"target": 0.5, "epochs": (4, 1, 2)}))
+    data = pixels(network, 30)
+    result = evaluate(found.classifier, data, "fgsm,pgd10,cw", epsilon=0.05, batch=7)
+    x, y = torch.stack([data[i][0] for i in range(30)]), data.labels
+    with torch.no_grad():
+        right = found.classifier(x).argmax(1) == y
+    assert torch.equal(result.right["clean"], right)
+    assert all((result.right[name] <= right).all() for name in result.right)
+    assert result.accuracy("pgd10") <= result.accuracy()
+    shares = [float(right[y == label].double().mean()) for label in range(3)]
+    assert result.balanced() == pytest.approx(sum(shares) / 3)
+    low, high = result.interval()
+    assert low <= result.accuracy() <= high
+    told = result.describe()
+    assert told["images"] == 30
+    assert set(told["cw"]) == {"accuracy", "interval", "balanced"}
+    with pytest.raises(InputError, match="no attack is called"):
+        evaluate(found.classifier, data, "luck")
+
+
+def test_the_official_attack_is_not_weaker_than_ours():
+    pytest.importorskip("pyautoattack")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 20), nn.ReLU(), nn.Linear(20, 5)).eval()
+    network = Network(model, network_of().preprocessing, tuple("abcde"))
+    x = torch.rand(9, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    answers = network.logits(network.preprocessing.normalize(x)).argmax(1)
+    data = Pixels(network, [((255 * one).byte().numpy(), int(y)) for one, y in zip(x, answers)])  # noqa: B905
+    result = evaluate(PixelClassifier.of(network), data, ["pgd10", "autoattack"], epsilon=0.01)
+    assert result.accuracy() > 0.5
+    assert result.accuracy("autoattack") <= result.accuracy("pgd10")
+
+
+def test_the_official_attack_needs_four_classes():
+    pytest.importorskip("pyautoattack")
+    network = network_of()
+    with pytest.raises(InputError, match="three other classes"):
+        evaluate(PixelClassifier.of(network), pixels(network, 9), "autoattack")
