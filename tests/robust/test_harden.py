@@ -216,7 +216,7 @@ def test_channels_are_cut_out_and_the_answers_stay():
     assert all(one.kept >= 1 for one in found.kept)
 
 
-def test_weights_cannot_be_cut_out():
+def test_weights_cannot_be_cut_out(tmp_path):
     network = network_of()
     found = harden(network, pixels(network), **FAST)
     with pytest.raises(InputError, match="mode='channels'"):
@@ -224,6 +224,8 @@ def test_weights_cannot_be_cut_out():
     sizes = found.sizes(network, torch.rand(1, 3, 12, 12))
     assert sizes["masked"].products == sizes["before"].products, "masked is not faster"
     assert sizes["masked"].nonzero < 0.5 * sizes["before"].nonzero
+    found.save(tmp_path / "out")
+    assert sizes["masked"].file == (tmp_path / "out" / "compact.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("mode", ["weights", "channels"])

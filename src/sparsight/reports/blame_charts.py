@@ -8,14 +8,13 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from sparsight.reports.blame import BlameReport, Curves, Profile
+from sparsight.reports.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, frame, horizontal
 from sparsight.reports.colours import HEAT
 from sparsight.reports.pictures import image_uri, map_uri, shrink
 from sparsight.reports.text import clean, percent, plain_number
 
 __all__ = ["blame_context"]
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 34
-_WIDTH, _HEIGHT = 400, 220
 _POINTS = 1500  # of a profile: more than pixels
 _CLIP = 99.0  # percentile at which a map's colours end
 
@@ -58,21 +57,6 @@ def _charts(report: BlameReport, curves: Curves | None) -> list[Markup]:
     return charts
 
 
-def _frame(width: float, height: float, title: str, label: str) -> list[str]:
-    return [
-        f'<svg class="chart" viewBox="0 0 {width} {height}" style="max-width:{width}px" '
-        f'role="img" aria-label="{escape(clean(label))}">'
-        f'<text class="head" x="{_LEFT}" y="16">{escape(clean(title))}</text>'
-    ]
-
-
-def _horizontal(value: float, y: float, width: float, text: str) -> str:
-    return (
-        f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="{_LEFT - 8}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
-    )
-
-
 def line_chart(title: str, counts: Sequence[int], series: Mapping[str, Sequence[float]]) -> Markup:
     """Draw shares against the number of units off, a line for each order.
 
@@ -82,23 +66,23 @@ def line_chart(title: str, counts: Sequence[int], series: Mapping[str, Sequence[
     '<svg'
     """
     ends = ", ".join(f"{name} {percent(values[-1])}" for name, values in series.items())
-    parts = _frame(_WIDTH, _HEIGHT, title, f"{title}; with {counts[-1]} units off: {ends}")
-    inner, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    parts = frame(WIDTH, HEIGHT, title, f"{title}; with {counts[-1]} units off: {ends}")
+    inner, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     last = max(counts[-1], 1)
 
     def place(count: float, value: float) -> tuple[float, float]:
         # The root spreads the first few units, where most happens.
-        return _LEFT + inner * (count / last) ** 0.5, _TOP + tall * (1 - min(max(value, 0), 1))
+        return LEFT + inner * (count / last) ** 0.5, TOP + tall * (1 - min(max(value, 0), 1))
 
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_horizontal(value, place(0, value)[1], _WIDTH, f"{100 * value:.0f} %"))
+        parts.append(horizontal(value, place(0, value)[1], WIDTH, f"{100 * value:.0f} %"))
     shown: list[float] = []
     for count in counts:
         x = place(count, 0)[0]
         if not shown or x - shown[-1] > 24:
             shown.append(x)
             parts.append(
-                f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - 14}" text-anchor="middle">'
+                f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 14}" text-anchor="middle">'
                 f"{count}</text>"
             )
     for name, values in series.items():
@@ -120,22 +104,22 @@ def profile_chart(profile: Profile, score: str) -> Markup:
     high = max(float(values.max()) for _, values in ordered)
     low = min(0.0, min(float(values.min()) for _, values in ordered))
     span = max(high - low, 1e-12)
-    tall, inner = height - _TOP - _BOTTOM, width - _LEFT - _RIGHT
+    tall, inner = height - TOP - BOTTOM, width - LEFT - RIGHT
     best = max(ordered, key=lambda pair: pair[1].max())
     sentence = (
         f"{profile.side}: {score} of {total} units; largest {plain_number(high)} in {best[0]}"
     )
-    parts = _frame(width, height, f"{profile.side}: {score}, sorted within each layer", sentence)
+    parts = frame(width, height, f"{profile.side}: {score}, sorted within each layer", sentence)
     for value in (low, (low + high) / 2, high):
-        y = _TOP + tall * (1 - (value - low) / span)
-        parts.append(_horizontal(value, y, width, plain_number(value)))
+        y = TOP + tall * (1 - (value - low) / span)
+        parts.append(horizontal(value, y, width, plain_number(value)))
     start = 0
     for number, (title, values) in enumerate(ordered):
         few = max(2, round(_POINTS * len(values) / total))
         chosen = np.unique(np.linspace(0, len(values) - 1, few).round().astype(int))
         points = " ".join(
-            f"{_LEFT + inner * (start + i) / total:.1f},"
-            f"{_TOP + tall * (1 - (values[i] - low) / span):.1f}"
+            f"{LEFT + inner * (start + i) / total:.1f},"
+            f"{TOP + tall * (1 - (values[i] - low) / span):.1f}"
             for i in chosen
         )
         tip = f"{title}: {len(values)} units, largest {plain_number(float(values[0]))}"
@@ -145,8 +129,8 @@ def profile_chart(profile: Profile, score: str) -> Markup:
         )
         start += len(values)
     parts.append(
-        f'<text class="tick" x="{_LEFT}" y="{height - 12}">first layer</text>'
-        f'<text class="tick" x="{width - _RIGHT}" y="{height - 12}" text-anchor="end">last</text>'
+        f'<text class="tick" x="{LEFT}" y="{height - 12}">first layer</text>'
+        f'<text class="tick" x="{width - RIGHT}" y="{height - 12}" text-anchor="end">last</text>'
     )
     parts.append("</svg>")
     return Markup("".join(parts))
@@ -156,23 +140,23 @@ def depth_chart(profile: Profile) -> Markup:
     """Draw each layer's share of the units most to blame, and of all units as a dash."""
     rows = profile.depth
     step = min(40.0, max(7.0, 1000 / max(1, len(rows))))
-    width, height = max(420.0, _LEFT + _RIGHT + step * len(rows)), 200
+    width, height = max(420.0, LEFT + RIGHT + step * len(rows)), 200
     top = max(max(max(blamed, own) for _, blamed, own in rows), 1e-9)
-    tall = height - _TOP - _BOTTOM
+    tall = height - TOP - BOTTOM
     most = max(rows, key=lambda row: row[1])
     title = f"{profile.side}: where the units most to blame are"
-    parts = _frame(width, height, title, f"{title}; most in {most[0]}, {percent(most[1])}")
+    parts = frame(width, height, title, f"{title}; most in {most[0]}, {percent(most[1])}")
     for value in (0.0, top / 2, top):
-        y = _TOP + tall * (1 - value / top)
-        parts.append(_horizontal(value, y, width, percent(value, 0)))
+        y = TOP + tall * (1 - value / top)
+        parts.append(horizontal(value, y, width, percent(value, 0)))
     for number, (name, blamed, own) in enumerate(rows):
-        x, y = _LEFT + step * number, _TOP + tall * (1 - blamed / top)
+        x, y = LEFT + step * number, TOP + tall * (1 - blamed / top)
         tip = f"{name}: {percent(blamed)} of those to blame, {percent(own)} of all units"
-        dash = _TOP + tall * (1 - own / top)
+        dash = TOP + tall * (1 - own / top)
         parts.append(
             f"<g><title>{escape(clean(tip))}</title>"
             f'<rect class="bar" x="{x + step * 0.15:.1f}" y="{y:.1f}" width="{step * 0.7:.1f}" '
-            f'height="{max(0.0, _TOP + tall - y):.1f}"/>'
+            f'height="{max(0.0, TOP + tall - y):.1f}"/>'
             f'<path class="own" d="M{x + 1:.1f} {dash:.1f}h{step - 2:.1f}"/></g>'
         )
     parts.append("</svg>")

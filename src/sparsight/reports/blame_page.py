@@ -47,6 +47,6 @@ def render_blame(report: BlameReport, image: NDArray[np.floating], title: str, n
             answer=f"{report.predicted}, not {report.label}" if wrong else report.predicted,
             photo=image_uri(image),
             photo_pixelated=max(image.shape[:2]) < _SMALL,
-            style=styles("base", "visualization", "blame"),
+            style=styles("base", "visualization", "chart", "blame"),
         )
     )

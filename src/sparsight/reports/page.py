@@ -190,7 +190,7 @@ def page_context(case: CaseFile) -> dict[str, Any]:
         "layer_sentence": layer_sentence(case.layers),
         "settings": flatten(case.settings),
         "longest": max(case.timings.values(), default=0.0),
-        "style": styles("base", "case", "blame", "chain"),
+        "style": styles("base", "case", "chart", "blame", "chain"),
         "scripts": scripts,
         "script_hashes": [script_digest(script) for script in scripts],
     }

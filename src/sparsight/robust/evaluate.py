@@ -220,5 +220,6 @@ def _auto(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, batch: int, se
     attack.apgd_targeted.n_target_classes = min(9, others)
     attack.fab.n_target_classes = min(9, others)
     with torch.enable_grad():
-        moved: Tensor = attack.run_standard_evaluation(x, y, batch_size=batch)
+        found = attack.run_standard_evaluation(x, y, batch_size=batch)
+    moved: Tensor = found[0] if isinstance(found, tuple) else found
     return moved.to(x)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from sparsight.errors import InputError, NetworkError
@@ -98,6 +98,8 @@ class Hardened:
     def sizes(self, before: Network, x: Tensor) -> dict[str, Size]:
         """Measure the network as it was, as it is, and where channels are gone, cut.
 
+        The file of a masked network is the compact one.
+
         Parameters
         ----------
         before
@@ -107,7 +109,8 @@ class Hardened:
         """
         one = x[:1]
         found = {"before": size_of(PixelClassifier.of(before).eval(), one)}
-        found["masked"] = size_of(self.classifier, one)
+        masked = size_of(self.classifier, one)
+        found["masked"] = replace(masked, file=len(save(self._compact()[0])))
         if self.channels:
             found["cut"] = size_of(self.smaller(x), one)
         return found
@@ -142,18 +145,23 @@ class Hardened:
 
     def write(self, folder: Path) -> None:
         """Write all files into a folder that is there; the manifest last."""
-        state = _plain(self.network.model.state_dict())
-        save_file(state, folder / _DENSE)
-        floating = {name: value for name, value in state.items() if value.is_floating_point()}
-        parts, forms = pack_all(floating)
-        rest = {f"whole:{n}": v for n, v in state.items() if n not in floating}
-        channels = {f"channels:{n}": v.cpu() for n, v in self.channels.items()}
-        save_file(parts | rest | channels, folder / _COMPACT)
+        save_file(_plain(self.network.model.state_dict()), folder / _DENSE)
+        parts, forms = self._compact()
+        save_file(parts, folder / _COMPACT)
         torch.save({"state_dict": _plain(self.classifier.state_dict())}, folder / _BENCH)
         write_manifest(folder, _MANIFEST, {
             "kind": _KIND, "schema": _SCHEMA, "forms": forms, "versions": dict(self.versions),
             **self.describe(),
         })  # fmt: skip
+
+    def _compact(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights without their zeros, and their shapes."""
+        state = _plain(self.network.model.state_dict())
+        floating = {name: value for name, value in state.items() if value.is_floating_point()}
+        parts, forms = pack_all(floating)
+        rest = {f"whole:{n}": v for n, v in state.items() if n not in floating}
+        channels = {f"channels:{n}": v.cpu() for n, v in self.channels.items()}
+        return parts | rest | channels, forms
 
     @classmethod
     def load(cls, folder: str | Path, network: Network) -> Hardened:
