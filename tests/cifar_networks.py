@@ -137,6 +137,10 @@ def _unnormalised(model: nn.Module) -> Network:
     return Network(model, Preprocessing((32, 32), 32, (0.0,) * 3, (1.0,) * 3), CLASSES)
 
 
+def resnet8() -> Network:
+    return _network(CifarResNet(1))
+
+
 def resnet20() -> Network:
     return _network(CifarResNet(3))
 

@@ -121,17 +121,21 @@ def test_mistakes_get_one_line(run: Run, home: Path, options, words) -> None:
     assert not (home / "out" / "hardened").exists()
 
 
+KILLED = [sys.executable, "-m", "sparsight.cli.main", "harden", *FAST, "--epochs", "2,2,2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    subprocess.run([*KILLED, "--out", str(folder)], check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "prune", "finetune"])
-def test_a_kill_in_any_stage_changes_no_number(home: Path, stage: str) -> None:
-    command = [
-        sys.executable, "-m", "sparsight.cli.main", "harden", *FAST, "--epochs", "2,2,2", "--out",
-    ]  # fmt: skip
-    whole = home / "whole"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True, cwd=home)
-    killed = home / "killed"
-    process = subprocess.Popen(
-        [*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home
-    )
+def test_a_kill_in_any_stage_changes_no_number(whole: Path, tmp_path: Path, stage: str) -> None:
+    killed = tmp_path / "killed"
+    command = [*KILLED, "--out", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         log = killed / "log.csv"
@@ -141,7 +145,7 @@ def test_a_kill_in_any_stage_changes_no_number(home: Path, stage: str) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "hardened").exists()
-    subprocess.run([*command, str(killed)], check=True, capture_output=True, cwd=home)
+    subprocess.run(command, check=True, capture_output=True)
     first, second = (
         load_file(folder / "hardened" / "network.safetensors") for folder in (whole, killed)
     )

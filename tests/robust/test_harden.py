@@ -77,7 +77,7 @@ def same(first: Hardened, second: Hardened) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", [*METHODS, *BASELINES])
+@pytest.mark.parametrize("method", [*METHODS, *(b for b in BASELINES if b != "dense")])
 def test_every_mode_meets_the_budget_exactly(method):
     network = network_of()
     with untouched(network.model):
@@ -94,6 +94,15 @@ def test_every_mode_meets_the_budget_exactly(method):
     assert not found.network.model.training
     if method not in METHODS:
         assert found.reached
+
+
+def test_dense_is_the_first_stage_alone():
+    network = network_of()
+    found = harden(network, pixels(network), method="dense", **FAST)
+    assert [row["stage"] for row in found.log] == ["pretrain"]
+    assert all(one.kept == one.size for one in found.kept)
+    with pytest.raises(InputError, match="give it an epoch"):
+        harden(network, pixels(network), method="dense", **(FAST | {"epochs": (0, 1, 1)}))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -49,7 +49,7 @@ def harden(
         str,
         typer.Option(
             help="harp (learn scores and rates), scores or rates alone; uniform, global, lamp, "
-            "erk (magnitudes) or random.",
+            "erk (magnitudes), random, or dense (nothing goes).",
             rich_help_panel=_PRUNING,
         ),
     ] = "harp",

@@ -20,6 +20,7 @@ from sparsight.networks import Network
 from sparsight.robust.checkpoint import read_facts
 from sparsight.robust.data import Pixels, batches, split
 from sparsight.robust.hardened import Hardened
+from sparsight.robust.layers import prunable_weights
 from sparsight.robust.masked import Kept, Masked, bake
 from sparsight.robust.objectives import Objective, choose_objective
 from sparsight.robust.pixels import PixelClassifier
@@ -132,6 +133,10 @@ def harden(
     if settings.epochs[0]:
         run(first)
         _take(classifier, first.best)
+    if settings.method == "dense":
+        sizes = {name: w.numel() for name, w in prunable_weights(classifier.model).items()}
+        kept = tuple(Kept(name, size, size) for name, size in sizes.items())
+        return _result(network, classifier, kept, {}, settings, log, start, reached=True)
     masked = _masks(classifier, x, part, settings, objective)
     second = Stage("prune", masked.classifier, masked)
     if settings.learns:
@@ -147,12 +152,27 @@ def harden(
     chosen = masked.chosen(masks)
     kept = tuple(Kept(one.name, int(chosen[one.name].sum()), one.size) for one in kept)
     reached = any(row.get("over budget", 1.0) <= REACHED for row in log)
-    plain = bake(made).eval().requires_grad_(False)
+    channels = chosen if settings.mode == "channels" else {}
+    return _result(
+        network, made, kept, channels, settings, log, start, reached or not settings.learns
+    )
+
+
+def _result(
+    network: Network,
+    classifier: PixelClassifier,
+    kept: tuple[Kept, ...],
+    channels: Mapping[str, Tensor],
+    settings: HardenSettings,
+    log: list[dict[str, Any]],
+    start: float,
+    reached: bool,
+) -> Hardened:
+    plain = bake(classifier).eval().requires_grad_(False)
     assert isinstance(plain, PixelClassifier)
     return Hardened(
-        plain.network(network, f"{network.spec} (hardened)"), plain, kept,
-        chosen if settings.mode == "channels" else {}, settings.describe(), log,
-        library_versions(), time.perf_counter() - start, reached or not settings.learns,
+        plain.network(network, f"{network.spec} (hardened)"), plain, kept, channels,
+        settings.describe(), log, library_versions(), time.perf_counter() - start, reached,
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ __all__ = ["BASELINES", "BATCH_NORMS", "METHODS", "PUBLISHED", "HardenSettings"]
 METHODS = ("harp", "scores", "rates")
 """What is learnt in the pruning stage: both, scores at rates that are given, or rates alone."""
 
-BASELINES = ("uniform", "global", "lamp", "erk", "random")
-"""Masks that nothing is learnt for: largest magnitudes by an allocation, or any weights."""
+BASELINES = ("uniform", "global", "lamp", "erk", "random", "dense")
+"""Masks that nothing is learnt for: largest magnitudes by an allocation, any weights, or all."""
 
 BATCH_NORMS = ("train", "statistics", "frozen")
 """What normalisations do while masks are learnt: all, running statistics alone, or nothing."""
@@ -115,6 +115,8 @@ class HardenSettings:
             raise InputError(f"target {self.target:g}: give a share to keep in (0, 1)")
         if len(self.epochs) != 3 or min(self.epochs) < 0:
             raise InputError(f"epochs {self.epochs}: give three numbers, none negative")
+        if not self.epochs[0] and self.method == "dense":
+            raise InputError("method 'dense' is the first stage alone: give it an epoch")
         if not self.epochs[1] and self.method in METHODS:
             raise InputError(f"method {self.method!r} learns masks: give the second stage an epoch")
         if len(self.rates) != 3 or not all(isfinite(r) and r > 0 for r in self.rates):
