@@ -3,9 +3,9 @@
     python benchmarks/harden_study.py [--seeds 0 1 2] [--targets 0.1 0.05 0.01]
 
 A ResNet-8 (75,290 parameters) is trained under attack on 4,500 images, once for every seed. Then
-HARP, learnt scores at uniform rates (as HYDRA has them), and magnitudes by layer and over all layers
-prune it and train what is left, with as many epochs in all. Measured on 1,000 test images. The
-attack of training has three steps, so that it fits: this is a comparison of methods, not of records.
+HARP, learnt scores at uniform rates (as HYDRA has them), and magnitudes by layer and over all
+layers prune it and train what is left, with as many epochs in all. Measured on 1,000 test images.
+The attack of training has three steps, so that it fits: this compares methods, and sets no record.
 Each row is kept in ``benchmarks/results/harden.json`` as soon as it is measured.
 """
 

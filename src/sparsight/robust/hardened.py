@@ -192,7 +192,9 @@ class Hardened:
                     named[kind][name] = value
             kept = tuple(Kept(str(n), int(k), int(size)) for n, k, size in manifest["kept"])
         except _DAMAGE as error:
-            raise InputError(f"the network in {folder} is damaged ({error})") from error
+            raise InputError(
+                f"the hardened network in {folder} is damaged ({error}): harden it again"
+            ) from error
         classifier = PixelClassifier.of(network)
         state |= named["whole"]
         own = classifier.model.state_dict()
