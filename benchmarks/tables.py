@@ -16,11 +16,12 @@ from sparsight.storage import library_versions, write_text
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
-def write_table(page: Path, table: str) -> None:
-    """Replace what stands between the markers of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+def write_table(page: Path, table: str, name: str = "table") -> None:
+    """Replace what stands between the markers of a page, of which there can be several names."""
+    begin, end = (marker.replace("table", name) for marker in (BEGIN, END))
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 @contextmanager
