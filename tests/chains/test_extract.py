@@ -289,3 +289,16 @@ def test_a_network_without_units_is_refused():
     network = network_of(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).eval())
     with pytest.raises(UnsupportedError, match="has no filters, heads or neurons"):
         extract(network, torch.zeros(1, 3, 12, 12))
+
+
+def test_half_precision_extracts_and_judges():
+    network = load("embedded")
+    network.model.to(torch.bfloat16)
+    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    chain = extract(network, x, keep=0.3, steps=4, views=2)
+    assert chain.share == pytest.approx(0.3, abs=1e-3)
+    assert torch.isfinite(chain.chain_logits).all()
+    found = judge(
+        chain.gated(network, x), {"chain": chain, **controls(network, chain, x)}, x, [0, 1]
+    )
+    assert found["chain"].kl >= 0

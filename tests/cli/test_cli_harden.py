@@ -121,6 +121,19 @@ def test_mistakes_get_one_line(run: Run, home: Path, options, words) -> None:
     assert not (home / "out" / "hardened").exists()
 
 
+@pytest.mark.slow
+def test_two_processes_share_a_batch(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*KILLED, "--devices", "2", "--test", "scenes:10", "--out", str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.count("of the weights kept") == 1
+    told = json.loads((out / "hardened" / "hardened.json").read_text())
+    assert [row["stage"] for row in told["log"]][-1] == "finetune"
+    assert sum(kept for _, kept, _ in told["kept"]) == round(
+        0.2 * sum(size for *_, size in told["kept"])
+    )
+
+
 KILLED = [sys.executable, "-m", "sparsight.cli.main", "harden", *FAST, "--epochs", "2,2,2"]
 
 

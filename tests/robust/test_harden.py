@@ -27,6 +27,8 @@ from sparsight.robust import (
     read_arrays,
 )
 from sparsight.robust.data import augment, batches, drawn, split
+from sparsight.robust.masked import Masked
+from sparsight.robust.training import Stage, groups_of
 
 
 class Net(nn.Module):
@@ -134,6 +136,31 @@ def test_normalisations_do_what_they_are_told(policy):
     }[policy]  # fmt: skip
 
 
+def test_a_budget_that_is_never_met_is_met_in_the_end_and_said():
+    network = network_of()
+    options = FAST | {"target": 0.05, "epochs": (0, 1, 0), "rates": (0.1, 1e-6, 0.1)}
+    found = harden(network, pixels(network), **options)
+    assert found.log[-1]["over budget"] > 0.5
+    assert not found.reached
+    total = sum(one.size for one in found.kept)
+    assert sum(one.kept for one in found.kept) == round(0.05 * total)
+
+
+def test_only_weights_decay():
+    settings = HardenSettings(**FAST)
+    classifier = PixelClassifier.of(network_of())
+    dense = groups_of(Stage("pretrain", classifier), settings)
+    decays = {id(p) for group in dense if group["weight_decay"] for p in group["params"]}
+    names = {name for name, p in classifier.named_parameters() if id(p) in decays}
+    assert names == {f"model.{name}.weight" for name in ("one", "two", "three", "fc")}
+    masked = Masked(classifier, "weights", 0.2, torch.rand(1, 3, 12, 12))
+    groups = groups_of(Stage("prune", classifier, masked), settings)
+    assert all(not group["weight_decay"] for group in groups)
+    held = {id(p) for group in groups for p in group["params"]}
+    assert {id(s.quota) for s in masked.layers.values()} <= held
+    assert not {id(w) for w in masked.originals().values()} & held
+
+
 class Interrupted(Exception):
     """Stands for a kill."""
 
@@ -183,6 +210,14 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     (tmp_path / "s" / "state.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="damaged"):
         harden(network, pixels(network), state=tmp_path / "s", **FAST)
+
+
+def test_half_precision_trains():
+    network = network_of()
+    found = harden(network, pixels(network), **(FAST | {"precision": "bf16-mixed"}))
+    assert all(torch.isfinite(value).all() for value in state_of(found).values())
+    total = sum(one.size for one in found.kept)
+    assert sum(one.kept for one in found.kept) == round(0.2 * total)
 
 
 @pytest.mark.parametrize("objective", ["natural", "pgd", "trades", "mart", "free"])
@@ -281,6 +316,7 @@ def test_divergence_says_what_to_do():
         ({"method": "luck"}, "no method"),
         ({"objective": "luck"}, "no objective"),
         ({"mode": "heads"}, "no mode"),
+        ({"precision": "bf16-true"}, "no precision"),
         ({"epochs": (1, 0, 1)}, "an epoch"),
         ({"epochs": (1, -1, 1)}, "none negative"),
         ({"rates": (0.1, 0.0, 0.1)}, "positive numbers"),

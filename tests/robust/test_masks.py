@@ -141,6 +141,28 @@ def test_channels_meet_the_budget_from_below_and_keep_one_each():
         Masked(classifier(), "channels", 0.001, X).fixed()
 
 
+def test_channels_begin_with_the_norms_of_what_reads_them():
+    made = classifier()
+    masked = Masked(made, "channels", 0.5, X)
+    two, fc = made.model.two, made.model.fc
+
+    def scaled(weight: torch.Tensor) -> torch.Tensor:
+        bound = (6 / weight[0].numel()) ** 0.5
+        return bound * weight.abs() / weight.abs().max()
+
+    originals = masked.originals()
+    squares = torch.stack([
+        scaled(originals["two.weight"])[:, c].square().sum()
+        + scaled(originals["fc.weight"]).reshape(5, 8, 16)[:, c].square().sum()
+        for c in range(8)
+    ])  # fmt: skip
+    assert set(masked.layers) == {"one", "two"}
+    assert two.weight.shape == (12, 8, 1, 1)
+    assert fc.weight.shape == (5, 128)
+    wanted = squares.sqrt() / squares.sqrt().max()
+    assert torch.allclose(masked.layers["one"].scores, wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "mobilenet_v2"])
 def test_real_architectures_can_lose_channels(name):
     model = torchvision.models.get_model(name, num_classes=4).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +112,8 @@ def harden(
     """
     from dataclasses import replace
 
+    from torch import distributed
+
     from sparsight.cli.data import read_data, read_epsilon
     from sparsight.errors import InputError
     from sparsight.networks import load
@@ -144,6 +147,8 @@ def harden(
     if (folder / "hardened.json").is_file() and not overwrite:
         raise InputError(f"{folder} is there already: choose another folder, or --overwrite it")
     measured = None
+    for name in ("lightning_fabric", "lightning.fabric"):  # progress is shown, and no more
+        logging.getLogger(name).setLevel(logging.WARNING)
     with Display(quiet=as_json) as display:
         images = read_data(data, truth, network, progress=display.step)
         others = None
@@ -153,6 +158,8 @@ def harden(
             network, images, settings=settings, state=state, progress=display.step,
             logged=_Log(out),
         )  # fmt: skip
+        if distributed.is_initialized() and distributed.get_rank():
+            return  # the first process measures and writes
         if others is not None:
             measured = evaluate(
                 found.classifier, others, chosen, epsilon=settings.epsilon, workers=workers,

@@ -23,6 +23,10 @@ BATCH_NORMS = ("train", "statistics", "frozen")
 """What normalisations do while masks are learnt: all, running statistics alone, or nothing."""
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Of Lightning Fabric; weights stay in single precision."""
+
+
 @dataclass(frozen=True)
 class HardenSettings:
     """How a network is hardened and pruned.
@@ -67,7 +71,7 @@ class HardenSettings:
     seed
         Of everything drawn.
     precision
-        Of Lightning Fabric: ``32-true``, ``bf16-mixed``, ``16-mixed``.
+        One of :data:`PRECISIONS`.
     devices, accumulate
         Devices that share a batch, and batches that make up a step.
     workers
@@ -108,6 +112,7 @@ class HardenSettings:
             ("scores", self.scores, FIRST_SCORES),
             ("objective", self.objective, OBJECTIVES),
             ("batch_norm", self.batch_norm, BATCH_NORMS),
+            ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise InputError(f"no {name} is called {value!r}: choose from {', '.join(known)}")

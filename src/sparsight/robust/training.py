@@ -33,7 +33,7 @@ STAGES = ("pretrain", "prune", "finetune")
 """Names of the stages."""
 
 REACHED = 5e-5  # over the budget: what rounds to 0.0000, as published
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 Progress = Callable[[str, int, int], None]
 Logged = Callable[[list[dict[str, Any]]], None]
@@ -91,7 +91,6 @@ def measure(
     model: nn.Module,
     data: Dataset[Any],
     settings: HardenSettings,
-    objective: Objective,
     seed: tuple[int, ...],
 ) -> Accuracy:
     """Count right answers to images and under the attack of training."""
@@ -194,7 +193,7 @@ def train(
         if stage.masked is not None:
             row |= _budget(stage, settings, epoch)
             candidate, _ = stage.masked.fixed()
-        got = measure(candidate, judged, settings, objective, (settings.seed, number, epoch, 2))
+        got = measure(candidate, judged, settings, (settings.seed, number, epoch, 2))
         row |= {"clean": got.clean, "robust": got.robust}
         reached = stage.masked is None or row["over budget"] <= REACHED
         score = (float(reached), got.robust, got.clean)
