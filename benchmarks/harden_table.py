@@ -11,6 +11,7 @@ ATTACKS = ("clean", "pgd10", "cw", "autoattack")
 TITLES = {
     "dense": "nothing pruned", "harp": "HARP", "scores": "scores at uniform rates",
     "uniform": "magnitude, layer by layer", "global": "magnitude, all layers",
+    "harp-gamma-1": "HARP, gamma as published",
 }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def table(content: dict[str, Any]) -> str:
     ):
         shares = [cell([row[name]["accuracy"] for row in rows if name in row]) for name in ATTACKS]
         met = "–"
-        if method == "harp":
+        if method.startswith("harp"):
             met = f"{sum(row['reached'] for row in rows)} of {len(rows)}"
         parts.append(
             f"| {100 * target:g} % | {TITLES[method]} | {len(rows)} | " + " | ".join(shares)

@@ -136,9 +136,18 @@ def test_normalisations_do_what_they_are_told(policy):
     }[policy]  # fmt: skip
 
 
+def test_few_steps_are_enough_to_meet_the_budget():
+    network = network_of()
+    options = FAST | {"target": 0.05, "epochs": (0, 6, 0), "rates": (0.1, 0.1, 0.1)}
+    found = harden(network, pixels(network), **options)
+    assert found.reached
+    slow = harden(network, pixels(network), **(options | {"gamma": 1.0}))
+    assert not slow.reached
+
+
 def test_a_budget_that_is_never_met_is_met_in_the_end_and_said():
     network = network_of()
-    options = FAST | {"target": 0.05, "epochs": (0, 1, 0), "rates": (0.1, 1e-6, 0.1)}
+    options = FAST | {"target": 0.05, "epochs": (0, 1, 0), "rates": (0.1, 1e-6, 0.1), "gamma": 1.0}
     found = harden(network, pixels(network), **options)
     assert found.log[-1]["over budget"] > 0.5
     assert not found.reached
@@ -232,6 +241,8 @@ def test_every_objective_trains(objective):
 def test_the_weight_of_the_budget_grows_until_it_is_met():
     settings = HardenSettings(target=0.01)
     assert [settings.weight_of_budget(epoch) for epoch in range(3)] == [0.01, 0.02, 0.03]
+    assert settings.enough(21, 390) == 1.0, "as published where there are as many steps"
+    assert HardenSettings(gamma=3.0).enough(8, 1) == 3.0
     network = network_of()
     options = FAST | {
         "epochs": (0, 8, 0), "rates": (0.1, 0.5, 0.1), "start": 0.25, "gamma": 50.0,
@@ -341,7 +352,8 @@ def test_published_settings_are_as_published():
     assert (cifar.epsilon, cifar.attack_step, cifar.attack_steps) == (0.031, 0.0078, 10)
     assert cifar.first_rate == 0.1
     assert cifar.weight_of_budget(0) == pytest.approx(0.01)
-    assert PUBLISHED["imagenet"].weight_of_budget(0) == pytest.approx(0.1)
+    assert PUBLISHED["imagenet"].weight_of_budget(0, 10.0) == pytest.approx(0.1)
+    assert PUBLISHED["imagenet"].enough(54, 5000) == 10.0
 
 
 def test_data_sets_are_checked(tmp_path):

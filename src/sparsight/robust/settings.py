@@ -22,6 +22,8 @@ BASELINES = ("uniform", "global", "lamp", "erk", "random", "dense")
 BATCH_NORMS = ("train", "statistics", "frozen")
 """What normalisations do while masks are learnt: all, running statistics alone, or nothing."""
 
+_COSINE = 0.8  # mean of a cosine over the first half of its fall
+_MARGIN = 3.0  # layers are not alike, and the loss pulls as well
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Of Lightning Fabric; weights stay in single precision."""
@@ -59,7 +61,8 @@ class HardenSettings:
     momentum, weight_decay, batch
         Of stochastic gradient descent; scores, quotas and normalisations do not decay.
     gamma
-        By how much the budget weighs more with each epoch, in shares of the target.
+        By how much the budget weighs more with each epoch, in shares of the target. By default 1,
+        as published, or where a stage has few steps as much more as :meth:`enough` says.
     batch_norm
         One of :data:`BATCH_NORMS`.
     validation
@@ -94,7 +97,7 @@ class HardenSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch: int = 128
-    gamma: float = 1.0
+    gamma: float | None = None
     batch_norm: str = "train"
     validation: float = 0.1
     judged: int = 1000
@@ -133,7 +136,7 @@ class HardenSettings:
             )
         if not 0 < self.validation < 1:
             raise InputError(f"validation {self.validation:g}: give a share of images in (0, 1)")
-        if not (isfinite(self.gamma) and self.gamma > 0):
+        if self.gamma is not None and not (isfinite(self.gamma) and self.gamma > 0):
             raise InputError(f"gamma {self.gamma:g}: give a positive number")
         for name in ("batch", "judged", "devices", "accumulate", "replays"):
             if getattr(self, name) < 1:
@@ -161,9 +164,37 @@ class HardenSettings:
             return self.start
         return "uniform" if self.method == "scores" else max(0.1, self.target)
 
-    def weight_of_budget(self, epoch: int) -> float:
+    def enough(self, layers: int, steps: int) -> float:
+        r"""How steeply the budget has to weigh more, to be met by the middle of the stage.
+
+        A step of rate :math:`\eta` and momentum :math:`\mu` moves the rate of one of :math:`L`
+        layers of like size by :math:`\dot a \approx -\frac{\eta}{1 - \mu} \frac{\gamma}{a_t L}
+        a^2`, so the sum of :math:`\gamma / a_t` over the steps has to be
+        :math:`L \frac{1 - \mu}{\eta} (1 / a_t - 1 / a)`; three times as much are given.
+
+        Parameters
+        ----------
+        layers
+            How many there are.
+        steps
+            Of an epoch.
+
+        Examples
+        --------
+        >>> HardenSettings().enough(21, 390), round(HardenSettings(epochs=(0, 4, 6)).enough(8, 35))
+        (1.0, 26)
+        """
+        start = self.first_rate
+        if self.gamma is not None or not isinstance(start, float) or start <= self.target:
+            return self.gamma or 1.0
+        slowness = (1 - self.momentum) / (_COSINE * self.rates[1])
+        needed = _MARGIN * layers * slowness * (1 / self.target - 1 / start)
+        half = max(1.0, self.epochs[1] / 2)
+        return max(1.0, needed / (steps * half * (half + 1) / 2))
+
+    def weight_of_budget(self, epoch: int, gamma: float = 1.0) -> float:
         """Weight of the budget in the loss, as long as it is exceeded."""
-        return (epoch + 1) * self.gamma * self.target
+        return (epoch + 1) * gamma * self.target
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a manifest."""
@@ -171,7 +202,7 @@ class HardenSettings:
 
 
 PUBLISHED = {
-    "cifar": replace(HardenSettings(), epsilon=0.031, attack_step=0.0078),
+    "cifar": replace(HardenSettings(), epsilon=0.031, attack_step=0.0078, gamma=1.0),
     "imagenet": replace(
         HardenSettings(), objective="free", epsilon=0.0156, attack_step=0.00392, batch=256,
         epochs=(100, 5, 25), weight_decay=1e-4, gamma=10.0,

@@ -188,10 +188,11 @@ def train(
     model, wrapped = fabric.setup(stage.classifier, optimizer)
     run = _Epoch(stage, model, wrapped, data, settings, objective, fabric, progress)
     for epoch in range(stage.epoch, epochs):
+        weight = run.weight(epoch)
         row = run(epoch)
         candidate = stage.classifier
         if stage.masked is not None:
-            row |= _budget(stage, settings, epoch)
+            row |= _budget(stage, weight)
             candidate, _ = stage.masked.fixed()
         got = measure(candidate, judged, settings, (settings.seed, number, epoch, 2))
         row |= {"clean": got.clean, "robust": got.robust}
@@ -210,13 +211,12 @@ def train(
             logged(stage.log)
 
 
-def _budget(stage: Stage, settings: HardenSettings, epoch: int) -> dict[str, Any]:
+def _budget(stage: Stage, weight: float) -> dict[str, Any]:
     """Tell how far over the budget the masks are; once they are not, its weight stays."""
     assert stage.masked is not None
     with torch.no_grad():
         over, share = float(stage.masked.over_budget()), float(stage.masked.share())
         rates = {name: float(rate) for name, rate in stage.masked.rates().items()}
-    weight = settings.weight_of_budget(epoch) if stage.frozen is None else stage.frozen
     if over <= REACHED and stage.frozen is None:
         stage.frozen = weight
     return {"over budget": over, "share": share, "gamma": weight, "rates": rates}
@@ -241,6 +241,15 @@ class _Epoch:
         self.progress = progress
         self.number = STAGES.index(stage.name)
         self.steps = math.ceil(len(data) / settings.batch)  # type: ignore[arg-type]
+
+    def weight(self, epoch: int) -> float:
+        """Weight of the budget in an epoch."""
+        stage, settings = self.stage, self.settings
+        if stage.frozen is not None or stage.masked is None:
+            return stage.frozen or 0.0
+        return settings.weight_of_budget(
+            epoch, settings.enough(len(stage.masked.layers), self.steps)
+        )
 
     def __call__(self, epoch: int) -> dict[str, Any]:
         """Train for an epoch; its mean loss."""
@@ -307,9 +316,7 @@ class _Epoch:
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 loss = self.objective.loss(self.model, x, moved, y)
                 if masked is not None:
-                    weight = stage.frozen
-                    weight = settings.weight_of_budget(epoch) if weight is None else weight
-                    loss = loss + weight * masked.over_budget()
+                    loss = loss + self.weight(epoch) * masked.over_budget()
                 self.fabric.backward(loss / settings.accumulate)
         if last:
             self.optimizer.step()
