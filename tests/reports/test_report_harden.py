@@ -64,6 +64,11 @@ def test_charts_have_numbers() -> None:
     assert str(epoch_chart("a", LOG, ["clean"])).count("line stage") == 2
 
 
+def test_every_layer_has_a_bar() -> None:
+    for kept in ([("a", 10, 10)], [("a", 1, 10), ("b", 1, 100)], [("a", 1, 1000)]):
+        assert 'height="0.0"' not in str(rate_chart(kept, 0.5))
+
+
 def test_a_page_without_layers_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to show"):
         make(kept=[])

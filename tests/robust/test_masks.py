@@ -17,7 +17,7 @@ from sparsight.robust.layers import channel_groups, layer_costs, prunable_weight
 from sparsight.robust.masked import Masked, bake
 from sparsight.robust.masks import Scores, TopK, top_mask
 from sparsight.robust.pixels import PixelClassifier
-from sparsight.robust.rates import kept_of
+from sparsight.robust.rates import allocate_rates, kept_of
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 60))
@@ -30,7 +30,7 @@ def test_exactly_the_largest_are_kept(values, count):
 
 
 def test_gradients_go_straight_through_and_add_up_for_the_rate():
-    scores = Scores(torch.randn(30), 0.3, 0.01)
+    scores = Scores(torch.randn(30), 0.57, 0.01)
     weight, upstream = torch.randn(30), torch.randn(30)
     mask = scores.mask()
     assert int(mask.sum()) == kept_of(float(scores.rate.detach()), 30)
@@ -99,6 +99,29 @@ def test_weights_are_kept_exactly(target, start):
         assert one.kept >= 1
 
 
+@pytest.mark.parametrize("how", ["global", "erk", "lamp"])
+def test_rates_that_are_given_stay_as_they_are(how):
+    given = {"learn_scores": False, "learn_rates": False}
+    made = classifier()
+    wanted = allocate_rates(prunable_weights(made.model), 0.3, how)
+    masked = Masked(made, "weights", 0.3, X, start=how, **given)
+    _, kept = masked.fixed()
+    for one in kept:
+        assert one.kept == pytest.approx(max(1, wanted[one.name] * one.size), abs=1.01), one.name
+    if how == "global":
+        _, kept = masked.fixed()
+        weights = prunable_weights(classifier().model)
+        every = torch.cat([w.abs().flatten() for w in weights.values()])
+        threshold = every.sort(descending=True).values[round(0.3 * len(every)) - 1]
+        for one in kept:
+            assert one.kept == int((weights[one.name].abs() >= threshold).sum())
+
+
+def test_a_target_below_one_weight_a_layer_is_refused():
+    with pytest.raises(InputError, match="keeps one in each"):
+        Masked(classifier(), "weights", 1e-4, X).fixed()
+
+
 @pytest.mark.parametrize("mode", ["weights", "channels"])
 def test_fixed_and_baked_are_what_was_masked(mode):
     masked = Masked(classifier(), mode, 0.3, X, start=0.4)
@@ -111,7 +134,7 @@ def test_fixed_and_baked_are_what_was_masked(mode):
         rate = torch.tensor((counts[name] - 0.5) / scores.scores.numel())
         inner = ((rate - scores.least) / (1 - scores.least)).clamp(1e-6, 1 - 1e-6)
         scores.quota.data = torch.logit(inner)
-        assert kept_of(float(scores.rate), scores.scores.numel()) == counts[name]
+        assert kept_of(float(scores.rate.detach()), scores.scores.numel()) == counts[name]
     with torch.no_grad():
         wanted, held = masked.classifier(images), made(images)
         assert torch.equal(wanted, held)

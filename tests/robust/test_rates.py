@@ -54,6 +54,13 @@ def test_counts_add_up_exactly(layers, where):
     assert all(1 <= count <= size for count, size in zip(counts, sizes, strict=True))
 
 
+def test_rates_of_any_size_are_rounded():
+    counts = whole_counts([50_000_000, 10, 10_000_000], [0.3, 0.0, 0.01], 5_000_000)
+    assert sum(counts) == 5_000_000
+    assert counts[1] == 1
+    assert counts[0] / counts[2] == pytest.approx(150, rel=1e-3)
+
+
 def test_counts_follow_rates():
     assert whole_counts([1000, 1000, 1000], [0.1, 0.2, 0.3], 60) == [10, 20, 30]
     with pytest.raises(InputError, match="keeps one in each"):

@@ -14,7 +14,7 @@ from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
 from sparsight.errors import UnsupportedError
 from sparsight.networks import Network
-from sparsight.networks.dependencies import out_channels, torch_pruning
+from sparsight.networks.dependencies import dependencies_of, out_channels, torch_pruning
 
 __all__ = ["Sliced", "cut"]
 
@@ -87,8 +87,7 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
         for name, value in chain.tensors(gated).items():
             model.get_parameter(name).copy_(value)
         wanted = gated.logits(x, *(g.to(x.device) for g in chain.gates(len(x))))
-    with torch.enable_grad():
-        dependencies = pruning.DependencyGraph().build_dependency(model, example_inputs=x[:1])
+    dependencies = dependencies_of(model, x[:1])
     off = _modules_off(gated, chain, model)
     done: set[nn.Module] = set()
     total = 0

@@ -79,6 +79,45 @@ def harden(
     batch: Annotated[
         int, typer.Option(min=1, help="Images per step.", rich_help_panel=_TRAINING)
     ] = 128,
+    gamma: Annotated[
+        float | None,
+        typer.Option(
+            help="How much more the budget weighs with each epoch, in shares of the target.",
+            rich_help_panel=_PRUNING,
+            show_default="as much as is needed",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Rate that layers begin with, or uniform, global, lamp or erk.",
+            rich_help_panel=_PRUNING,
+            show_default="0.1, uniform for scores",
+        ),
+    ] = None,
+    scores: Annotated[
+        str,
+        typer.Option(
+            help="First scores: magnitude, gradient (times weight) or random.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = "magnitude",
+    batch_norm: Annotated[
+        str,
+        typer.Option(
+            help="Normalisations while masks are learnt: train, statistics or frozen.",
+            rich_help_panel=_PRUNING,
+        ),
+    ] = "train",
+    validation: Annotated[
+        float,
+        typer.Option(
+            help="Share of the images that epochs are chosen by.", rich_help_panel=_TRAINING
+        ),
+    ] = 0.1,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches that make up a step.", rich_help_panel=_TRAINING)
+    ] = 1,
     published: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +161,7 @@ def harden(
     from sparsight.reports.text import clean, percent
     from sparsight.robust import PUBLISHED, HardenSettings, choose_attacks, evaluate
     from sparsight.robust import harden as run
+    from sparsight.robust.evaluate import require_attacks
     from sparsight.robust.hardened import FILES
     from sparsight.storage import atomic_folder, write_manifest
 
@@ -133,7 +173,9 @@ def harden(
         "target": target, "mode": mode, "method": method, "objective": objective, "batch": batch,
         "epsilon": radius, "attack_step": radius / 4, "attack_steps": attack_steps, "seed": seed,
         "epochs": _numbers(epochs, int), "rates": _numbers(rates, float), "precision": precision,
-        "devices": devices, "workers": workers,
+        "devices": devices, "workers": workers, "gamma": gamma, "start": _start(start),
+        "scores": scores, "batch_norm": batch_norm, "validation": validation,
+        "accumulate": accumulate,
     }  # fmt: skip
     if published:
         given = _given(context)
@@ -144,8 +186,10 @@ def harden(
     chosen = choose_attacks(attacks)
     network = load(model, weights=weights, labels=labels, device=device)
     folder, state = out / "hardened", out / "state"
-    if (folder / "hardened.json").is_file() and not overwrite:
+    if folder.exists() and not overwrite:
         raise InputError(f"{folder} is there already: choose another folder, or --overwrite it")
+    if test is not None:
+        require_attacks(chosen, len(network.labels))
     measured = None
     for name in ("lightning_fabric", "lightning.fabric"):  # progress is shown, and no more
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -155,7 +199,8 @@ def harden(
         if test is not None:
             others = read_data(test, truth, network, test=True, progress=display.step)
         found = run(
-            network, images, settings=settings, state=state, progress=display.step,
+            network, images, settings=settings, state=state, overwrite=overwrite,
+            progress=display.step,
             logged=_Log(out),
         )  # fmt: skip
         if distributed.is_initialized() and distributed.get_rank():
@@ -210,6 +255,13 @@ def _given(context: typer.Context) -> set[str]:
         for name in context.params
         if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
     }
+
+
+def _start(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _numbers(text: str, kind: Any) -> tuple[Any, ...]:
@@ -322,7 +374,10 @@ def attack(
             classifier, some, chosen, epsilon=radius, batch=batch, workers=workers, seed=seed,
             progress=display.step,
         )  # fmt: skip
-    told = {"network": network.spec, **found.describe()}
+    told = {
+        "network": network.spec, "hardened": None if hardened is None else str(hardened),
+        **found.describe(),
+    }  # fmt: skip
     if out is not None:
         save_report(out, "robustness", 1, told)
     if as_json:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, UnsupportedError
+from sparsight.networks.outputs import LogitsOnly
 
-__all__ = ["out_channels", "torch_pruning"]
+T = TypeVar("T")
+
+__all__ = ["dependencies_of", "out_channels", "refused_as_unsupported", "torch_pruning"]
 
 
 def torch_pruning() -> ModuleType:
@@ -37,3 +42,47 @@ def out_channels(pruning: ModuleType, module: nn.Module) -> Any:
     if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
         return pruning.prune_depthwise_conv_out_channels
     return pruning.prune_conv_out_channels
+
+
+def refused_as_unsupported(work: Callable[[], T]) -> T:
+    """Do something with Torch-Pruning, which fails in many ways on networks that it cannot read.
+
+    Raises
+    ------
+    UnsupportedError
+        If it fails.
+    """
+    try:
+        return work()
+    except (
+        RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError,
+        ZeroDivisionError, NotImplementedError, RecursionError,
+    ) as error:  # fmt: skip
+        raise UnsupportedError(
+            f"Torch-Pruning cannot follow the channels of this network ({type(error).__name__}): "
+            "prune weights instead, or use gates"
+        ) from error
+
+
+def dependencies_of(model: nn.Module, x: Tensor) -> Any:
+    """Build the graph of what must go together.
+
+    Parameters
+    ----------
+    model
+        Whose parameters take gradients; in evaluation mode.
+    x
+        ``(1, C, H, W)``.
+
+    Raises
+    ------
+    InputError
+        If Torch-Pruning is not installed.
+    UnsupportedError
+        If it cannot read the network.
+    """
+    pruning = torch_pruning()
+    with torch.enable_grad():
+        return refused_as_unsupported(
+            lambda: pruning.DependencyGraph().build_dependency(LogitsOnly(model), example_inputs=x)
+        )

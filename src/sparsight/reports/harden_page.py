@@ -85,7 +85,7 @@ def rate_chart(kept: Sequence[tuple[str, int, int]], share: float) -> Markup:
     '<svg'
     """
     lowest = min(own / size for _, own, size in kept)
-    decades = max(1, -int(log10(max(lowest, 1e-9)) - 0.999))
+    decades = 1 + int(-log10(max(lowest, 1e-9)) + 1e-9)  # the least has some height
     step = min(60.0, (_WIDE - LEFT - RIGHT) / len(kept))
     width = max(420.0, LEFT + RIGHT + step * len(kept))
     tall = HEIGHT - TOP - BOTTOM

@@ -1,44 +1,60 @@
-"""The state of a hardening between epochs, so that an interrupted one can go on."""
+"""The state of a hardening between epochs, so that an interrupted one can go on.
+
+It is one file, put in the place of the former one at once: a kill at any moment leaves one of them.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError
-from sparsight.storage import atomic_folder, read_manifest, write_manifest
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["read_facts", "read_state", "write_state"]
 
-_MANIFEST, _STATE = "state.json", "state.safetensors"
-_KIND, _SCHEMA = "hardening", 1
+_STATE, _FACTS = "state.safetensors", "hardening"
+_NEEDED = {"stage", "epoch", "score", "frozen", "log", "digest", "scaler"}
+_DAMAGE = (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 def write_state(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: torch.optim.Optimizer,
     best: Mapping[str, Tensor],
     facts: Mapping[str, Any],
 ) -> None:
-    """Keep the state, whole or not at all, in the place of the former one."""
+    """Keep the state in the place of the former one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
     tensors = {f"model/{name}": value for name, value in _values(model).items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
-    entries = {} if optimizer is None else optimizer.state_dict()["state"]
-    for number, own in entries.items():
+    for number, own in optimizer.state_dict()["state"].items():
         for name, value in own.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{number}/{name}"] = value
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with atomic_folder(folder, {_MANIFEST, _STATE}, overwrite=True) as fresh:
-        save_file(plain, fresh / _STATE)
-        write_manifest(fresh, _MANIFEST, {"kind": _KIND, "schema": _SCHEMA, **facts})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".{_STATE}.partial"
+        save_file(plain, fresh, {_FACTS: json.dumps(dict(facts))})
+        with fresh.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        fresh.replace(folder / _STATE)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:
@@ -53,15 +69,22 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     Raises
     ------
     InputError
-        If it holds something else.
+        If it is damaged.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not (folder / _STATE).exists():
         return None
-    return read_manifest(folder, _MANIFEST, _KIND, _SCHEMA)
+    try:
+        with safe_open(folder / _STATE, "pt") as held:
+            facts = json.loads(held.metadata()[_FACTS])
+        if not isinstance(facts, dict) or not set(facts) >= _NEEDED:
+            raise ValueError("it does not say how far it is")
+    except _DAMAGE as error:
+        raise _damaged(folder, error) from error
+    return facts
 
 
 def read_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Put a model and its optimizer into the state that is kept; the best state so far.
 
@@ -71,7 +94,8 @@ def read_state(
         If it is damaged.
     """
     try:
-        tensors = load_file(folder / _STATE)
+        with safe_open(folder / _STATE, "pt") as held:
+            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
         with torch.no_grad():
             for name, value in _values(model).items():
                 value.copy_(tensors[f"model/{name}"])
@@ -84,11 +108,12 @@ def read_state(
             if kind == "optimizer":
                 number, _, name = rest.partition("/")
                 state.setdefault(int(number), {})[name] = value
-        if optimizer is not None:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"the hardening in {folder} is damaged ({reason}): delete it and start again"
-        ) from error
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except _DAMAGE as error:
+        raise _damaged(folder, error) from error
     return best
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"the hardening in {folder} is damaged ({reason}): delete it and start again")

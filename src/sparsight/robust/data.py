@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, open_image
 from sparsight.networks.preprocessing import to_unit
 
-__all__ = ["Pixels", "augment", "batches", "drawn", "read_arrays", "split"]
+__all__ = ["Pixels", "augment", "batches", "drawn", "parts_of", "read_arrays", "split"]
 
 _SHIFT = 8  # images are shifted by up to an eighth of their height
 
@@ -58,14 +60,41 @@ class Pixels(Dataset[tuple[Tensor, int]]):
         image = self._samples[index][0]
         if isinstance(image, str | Path):
             image = open_image(image)
-        channels = self._preprocessing.channels
         if isinstance(image, Image.Image):
-            unit = to_unit(image, channels)
+            unit = self._preprocessing.frame(to_unit(image, self._preprocessing.channels))
         else:
-            unit = torch.as_tensor(image).float() / 255
-        if tuple(unit.shape[-2:]) != tuple(self._preprocessing.size):
-            unit = self._preprocessing.frame(unit)
+            unit = self._array(image)
         return unit, int(self.labels[index])
+
+    def _array(self, image: Any) -> Tensor:
+        """Bring an array into the frame; one that has its size stays as it is."""
+        unit = torch.as_tensor(image).float() / 255
+        channels = self._preprocessing.channels
+        if unit.ndim != 3 or unit.shape[0] != channels:
+            raise InputError(
+                f"an image of shape {tuple(unit.shape)}, the network wants {channels} channels: "
+                "give arrays (C, H, W)"
+            )
+        if tuple(unit.shape[-2:]) == tuple(self._preprocessing.size):
+            return unit
+        return self._preprocessing.frame(unit)
+
+    def digest(self) -> str:
+        """Tell this data set from another: by all pixels of arrays, of files by name and size."""
+        found = hashlib.sha256(repr(self._preprocessing).encode())
+        found.update(self.labels.numpy().tobytes())
+        for image, _ in self._samples:
+            if isinstance(image, str | Path):
+                try:
+                    size = Path(image).stat().st_size
+                except OSError:
+                    size = -1  # it is said which one it is when it is read
+                found.update(f"{image} {size}".encode("utf-8", "surrogateescape"))
+            elif isinstance(image, Image.Image):
+                found.update(image.tobytes())
+            else:
+                found.update(np.ascontiguousarray(image).tobytes())
+        return found.hexdigest()
 
 
 def read_arrays(file: str | Path) -> list[tuple[np.ndarray, int]]:
@@ -79,14 +108,15 @@ def read_arrays(file: str | Path) -> list[tuple[np.ndarray, int]]:
     try:
         with np.load(file, allow_pickle=False) as held:
             images, labels = held["images"], held["labels"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, IndexError, BadZipFile) as error:
         raise InputError(
             f"{file} holds no images: give an .npz with images (N, C, H, W) and labels (N,)"
         ) from error
-    if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+    whole = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if images.ndim != 4 or images.dtype != np.uint8 or not whole or len(images) != len(labels):
         raise InputError(
-            f"{file} holds images of shape {images.shape}, {images.dtype}, and {len(labels)} "
-            "labels: give uint8 images (N, C, H, W) and a label each"
+            f"{file} holds images {images.shape}, {images.dtype}, and labels {labels.shape}, "
+            f"{labels.dtype}: give uint8 images (N, C, H, W), and integer labels (N,)"
         )
     return list(zip(images, labels.tolist(), strict=True))
 
@@ -115,6 +145,22 @@ def split(data: Dataset[Any], share: float, seed: int) -> tuple[Subset[Any], Sub
     return Subset(data, order[apart:]), Subset(data, order[:apart])
 
 
+def parts_of(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Divide numbers into batches; a last one alone goes to the one before.
+
+    A batch normalisation cannot train on one image.
+
+    Examples
+    --------
+    >>> parts_of(range(7), 3)
+    [[0, 1, 2], [3, 4, 5, 6]]
+    """
+    parts = [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2] += parts.pop()
+    return parts
+
+
 def batches(
     data: Dataset[Any],
     size: int,
@@ -136,17 +182,30 @@ def batches(
     workers
         Processes that read.
     share
-        Number of this device, and of all: each gets a part of every batch.
+        Number of this device, and of all: each gets a part of every batch, and all as many. What
+        is missing for that is shown twice.
+
+    Raises
+    ------
+    InputError
+        If an image cannot be read.
     """
     count = len(data)  # type: ignore[arg-type]
     numbers = (torch.arange(count) if order is None else order).tolist()
     rank, world = share
-    parts = [numbers[i : i + size][rank::world] for i in range(0, len(numbers), size)]
+    parts = parts_of(numbers, size)
+    for part in parts:
+        part += [part[i % len(part)] for i in range(-len(part) % world)]
     loader: DataLoader[Any] = DataLoader(
-        data, batch_sampler=[part for part in parts if part], num_workers=workers,
+        data, batch_sampler=[part[rank::world] for part in parts], num_workers=workers,
         generator=torch.Generator(),
     )  # fmt: skip
-    yield from loader
+    try:
+        yield from loader
+    except SparsightError as error:
+        # Of a process that reads, the message comes with a traceback.
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.partition("Error: ")[2] or last) from error
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -170,6 +229,3 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     ]
     shifted = torch.stack(parts)
     return torch.where(mirrored.to(x.device)[:, None, None, None], shifted.flip(-1), shifted)
-
-
-Progress = Callable[[str, int, int], None]

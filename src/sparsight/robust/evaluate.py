@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from sparsight.errors import InputError
 from sparsight.robust.attacks import EPSILON, Attack, carlini_wagner, fgsm, pgd
 from sparsight.robust.data import batches, drawn
 
-__all__ = ["ATTACKS", "AUTO", "Robustness", "choose_attacks", "evaluate", "wilson"]
+__all__ = [
+    "ATTACKS",
+    "AUTO",
+    "Robustness",
+    "choose_attacks",
+    "evaluate",
+    "require_attacks",
+    "wilson",
+]
 
 AUTO = "autoattack"
 """Croce & Hein (ICML 2020): APGD on cross entropy and on targets, 100 steps, FAB, Square."""
@@ -112,13 +121,41 @@ def choose_attacks(names: str | Sequence[str]) -> list[str]:
     ['fgsm', 'pgd10']
     """
     given = names.split(",") if isinstance(names, str) else list(names)
-    found = [name.strip() for name in given if name.strip()]
+    found = list(dict.fromkeys(name.strip() for name in given if name.strip()))
     for name in found:
         if name not in ATTACKS and name != AUTO:
             raise InputError(
                 f"no attack is called {name!r}: choose from {', '.join([*ATTACKS, AUTO])}"
             )
     return found
+
+
+def require_attacks(names: Sequence[str], classes: int) -> None:
+    """Refuse attacks that cannot be run, before anything is computed.
+
+    Parameters
+    ----------
+    names
+        Of attacks, see :func:`choose_attacks`.
+    classes
+        Of the network.
+
+    Raises
+    ------
+    InputError
+        AutoAttack without its package, or on a network of less than four classes.
+    """
+    if AUTO not in names:
+        return
+    if find_spec("pyautoattack") is None:
+        raise InputError(
+            "AutoAttack needs pyautoattack: pip install 'sparsight[harden]', or leave it out"
+        )
+    if classes <= _OTHERS:
+        raise InputError(
+            f"AutoAttack aims at three other classes, the network has {classes - 1}: use pgd50 "
+            "and cw"
+        )
 
 
 def evaluate(
@@ -175,6 +212,9 @@ def evaluate(
     total = len(data)  # type: ignore[arg-type]
     if not total:
         raise InputError("no images to attack: give some")
+    with torch.no_grad():
+        classes = model(data[0][0][None].to(device)).shape[1]
+    require_attacks(chosen, classes)
     labels: list[Tensor] = []
     right: dict[str, list[Tensor]] = {name: [] for name in ("clean", *chosen)}
     for number, (x, y) in enumerate(batches(data, batch, workers=workers)):
@@ -202,21 +242,13 @@ def evaluate(
 
 def _auto(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, batch: int, seed: int) -> Tensor:
     """Run the official AutoAttack, standard version."""
-    try:
-        import pyautoattack
-    except ImportError as error:
-        raise InputError(
-            "AutoAttack needs pyautoattack: pip install 'sparsight[harden]', or leave it out"
-        ) from error
+    import pyautoattack
+
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     attack = pyautoattack.AutoAttack(model, device=x.device, eps=epsilon, norm="Linf", seed=seed)
     attack.verbose = False
     with torch.no_grad():
         others = model(x[:1]).shape[1] - 1
-    if others < _OTHERS:
-        raise InputError(
-            f"AutoAttack aims at three other classes, the network has {others}: use pgd50 and cw"
-        )
     attack.apgd_targeted.n_target_classes = min(9, others)
     attack.fab.n_target_classes = min(9, others)
     with torch.enable_grad():

@@ -22,7 +22,7 @@ from sparsight.robust.data import Pixels, batches, split
 from sparsight.robust.hardened import Hardened
 from sparsight.robust.layers import prunable_weights
 from sparsight.robust.masked import Kept, Masked, bake
-from sparsight.robust.objectives import Objective, choose_objective
+from sparsight.robust.objectives import choose_objective
 from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.settings import HardenSettings
 from sparsight.robust.training import REACHED, STAGES, Logged, Stage, train
@@ -42,6 +42,7 @@ def harden(
     *,
     settings: HardenSettings | None = None,
     state: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress = lambda stage, done, total: None,
     logged: Logged = lambda rows: None,
     **options: Any,
@@ -62,6 +63,8 @@ def harden(
     state
         Folder for the state after every epoch, from which an interrupted call goes on. Left behind
         at the end, so that the same call gives the same result at once.
+    overwrite
+        Whether a state of another hardening is replaced, and not refused.
     progress
         Called with stage, steps done and steps in all.
     logged
@@ -100,19 +103,31 @@ def harden(
     folder = None if state is None else Path(state)
     fabric = _fabric(network, settings)
     start = time.perf_counter()
+    if network.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            "weights in half precision cannot be trained: load them in single precision, and give "
+            "precision='bf16-mixed'"
+        )
     objective = choose_objective(settings.objective, settings.attack, replays=settings.replays)
     digest = _digest(network, data, settings)
     facts = None if folder is None else read_facts(folder)
-    if facts is not None and facts.get("digest") != digest:
+    if facts is not None and facts["digest"] != digest and overwrite:
+        facts = None
+    if facts is not None and facts["digest"] != digest:
         raise InputError(
             f"{folder} holds a hardening of another network, other images or settings: choose "
-            "another folder, or delete it"
+            "another folder, or replace it (--overwrite)"
         )
     part, apart = split(data, settings.validation, settings.seed)
     judged = Subset(apart, range(min(settings.judged, len(apart))))
     frame = (1, network.preprocessing.channels, *network.preprocessing.size)
     x = torch.zeros(frame, device=network.device, dtype=network.dtype)
     log: list[dict[str, Any]] = list(facts["log"]) if facts else []
+    if log:
+        logged(log)
+    if settings.method != "dense":  # what cannot be pruned is refused before it is trained
+        trial = replace(settings, scores="magnitude")
+        _masks(PixelClassifier.of(network), x, part, trial).counts()
 
     def run(stage: Stage) -> None:
         place = STAGES.index(stage.name)
@@ -128,7 +143,7 @@ def harden(
             {"digest": digest}, progress, logged,
         )  # fmt: skip
 
-    classifier = PixelClassifier.of(network)
+    classifier = PixelClassifier.of(network).requires_grad_()
     first = Stage("pretrain", classifier)
     if settings.epochs[0]:
         run(first)
@@ -137,7 +152,7 @@ def harden(
         sizes = {name: w.numel() for name, w in prunable_weights(classifier.model).items()}
         kept = tuple(Kept(name, size, size) for name, size in sizes.items())
         return _result(network, classifier, kept, {}, settings, log, start, reached=True)
-    masked = _masks(classifier, x, part, settings, objective)
+    masked = _masks(classifier, x, part, settings)
     second = Stage("prune", masked.classifier, masked)
     if settings.learns:
         run(second)
@@ -191,9 +206,12 @@ def _fabric(network: Network, settings: HardenSettings) -> Fabric:
         raise InputError(
             "hardening needs Lightning Fabric: pip install 'sparsight[harden]'"
         ) from error
+    devices: int | list[int] = settings.devices
+    if devices == 1 and network.device.index is not None:
+        devices = [network.device.index]
     fabric = Fabric(
         accelerator=network.device.type,
-        devices=settings.devices,
+        devices=devices,
         precision=settings.precision,  # type: ignore[arg-type]
     )
     if settings.devices > 1:
@@ -203,12 +221,12 @@ def _fabric(network: Network, settings: HardenSettings) -> Fabric:
 
 def _digest(network: Network, data: Pixels, settings: HardenSettings) -> str:
     """Tell one hardening from another."""
-    found = hashlib.sha256(json.dumps(settings.describe(), sort_keys=True).encode())
+    told = {name: value for name, value in settings.describe().items() if name != "workers"}
+    found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    found.update(data.digest().encode())
     for name, value in network.model.state_dict().items():
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    found.update(data.labels.numpy().tobytes())
-    found.update(data[0][0].numpy().tobytes() + data[len(data) - 1][0].numpy().tobytes())
     return found.hexdigest()
 
 
@@ -222,11 +240,10 @@ def _masks(
     x: Tensor,
     data: Subset[Any],
     settings: HardenSettings,
-    objective: Objective,
 ) -> Masked:
     gradients = None
     if settings.scores == "gradient" and settings.method != "random":
-        gradients = _gradients(classifier, data, settings, objective)
+        gradients = _gradients(classifier, data, settings)
     return Masked(
         classifier, settings.mode, settings.target, x,
         scores="random" if settings.method == "random" else settings.scores,
@@ -238,7 +255,7 @@ def _masks(
 
 
 def _gradients(
-    classifier: PixelClassifier, data: Subset[Any], settings: HardenSettings, objective: Objective
+    classifier: PixelClassifier, data: Subset[Any], settings: HardenSettings
 ) -> dict[str, Tensor]:
     """Gradient of the loss on one batch of attacked images."""
     classifier.eval()

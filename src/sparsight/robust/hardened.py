@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,10 @@ _KIND, _SCHEMA = "hardened network", 1
 FILES = frozenset({_MANIFEST, _DENSE, _COMPACT, _BENCH})
 """Files of a saved hardening."""
 
-_DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError)
+_DAMAGE = (
+    *(SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError),
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,19 @@ class Hardened:
         return folder
 
     def write(self, folder: Path) -> None:
-        """Write all files into a folder that is there; the manifest last."""
+        """Write all files into a folder that is there; the manifest last.
+
+        Raises
+        ------
+        InputError
+            If they cannot be written.
+        """
+        try:
+            self._write(folder)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {folder} ({error}): make room") from error
+
+    def _write(self, folder: Path) -> None:
         save_file(_plain(self.network.model.state_dict()), folder / _DENSE)
         parts, forms = self._compact()
         save_file(parts, folder / _COMPACT)
@@ -191,6 +207,9 @@ class Hardened:
                 if kind in named:
                     named[kind][name] = value
             kept = tuple(Kept(str(n), int(k), int(size)) for n, k, size in manifest["kept"])
+            settings, log = dict(manifest["settings"]), list(manifest["log"])
+            versions, seconds = dict(manifest["versions"]), float(manifest["seconds"])
+            reached = bool(manifest["reached"])
         except _DAMAGE as error:
             raise InputError(
                 f"the hardened network in {folder} is damaged ({error}): harden it again"
@@ -207,8 +226,7 @@ class Hardened:
         classifier.eval().requires_grad_(False)
         return cls(
             classifier.network(network, f"{network.spec} (hardened)"), classifier, kept,
-            named["channels"], manifest["settings"], manifest["log"], manifest["versions"],
-            manifest["seconds"], manifest["reached"],
+            named["channels"], settings, log, versions, seconds, reached,
         )  # fmt: skip
 
     def __repr__(self) -> str:

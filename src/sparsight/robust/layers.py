@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsight.errors import UnsupportedError
 from sparsight.networks import weight_matrices
-from sparsight.networks.dependencies import torch_pruning
+from sparsight.networks.dependencies import dependencies_of, refused_as_unsupported
 from sparsight.networks.recording import LayerCall, Recording
 
 __all__ = ["Channels", "LayerCost", "channel_groups", "layer_costs", "prunable_weights"]
@@ -139,13 +138,14 @@ def channel_groups(model: nn.Module, x: Tensor) -> list[Channels]:
     UnsupportedError
         If channels are joined, split or renumbered on their way, or there are none that can go.
     """
-    pruning = torch_pruning()
     names = {module: name for name, module in model.named_modules()}
-    with torch.enable_grad():
-        graph = pruning.DependencyGraph().build_dependency(model, example_inputs=x)
     found: list[Channels] = []
-    for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
-        one = _channels(pruning, graph, group, names)
+    graph = dependencies_of(model, x)
+    groups = refused_as_unsupported(
+        lambda: list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+    )
+    for group in groups:
+        one = _channels(graph, group, names)
         if one.readers:
             found.append(one)
     read = [reader for one in found for reader in one.readers]
@@ -156,7 +156,7 @@ def channel_groups(model: nn.Module, x: Tensor) -> list[Channels]:
     return found
 
 
-def _channels(pruning: ModuleType, graph: Any, group: Any, names: Mapping[Any, str]) -> Channels:
+def _channels(graph: Any, group: Any, names: Mapping[Any, str]) -> Channels:
     count = len(group[0].idxs)
     readers: dict[str, int] = {}
     makers: list[str] = []
@@ -166,11 +166,16 @@ def _channels(pruning: ModuleType, graph: Any, group: Any, names: Mapping[Any, s
             continue
         name = f"{names[module]}.weight"
         if graph.is_out_channel_pruning_fn(handler):
+            if len(places) != module.weight.shape[0]:
+                raise UnsupportedError(
+                    f"{name} makes channels that are joined to others: prune weights instead"
+                )
             makers.append(name)
             continue
         positions, rest = divmod(len(places), count)
         whole = sorted(places) == list(range(count * positions))
-        if rest or not whole or (isinstance(module, nn.Conv2d) and module.groups > 1):
+        full = count * positions == module.weight.shape[1]
+        if rest or not (whole and full) or (isinstance(module, nn.Conv2d) and module.groups > 1):
             raise UnsupportedError(
                 f"{name} reads channels that are joined, split or renumbered: prune weights instead"
             )

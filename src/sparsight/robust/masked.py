@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,7 +28,8 @@ from sparsight.robust.layers import (
 )
 from sparsight.robust.masks import ChannelMask, FixedMask, Scores, WeightMask, top_mask
 from sparsight.robust.pixels import PixelClassifier
-from sparsight.robust.rates import allocate_rates, kept_of, quota_of, whole_counts
+from sparsight.robust.rates import ALLOCATIONS, allocate_rates, kept_of, whole_counts
+from sparsight.robust.slicing import cut_channels
 
 __all__ = ["FIRST_SCORES", "MODES", "Kept", "Masked", "first_scores"]
 
@@ -113,7 +114,8 @@ class Masked:
     InputError
         If a setting is out of range.
     UnsupportedError
-        If there is nothing to prune, or channels are joined.
+        If there is nothing to prune, channels are joined, or the network answers otherwise once
+        they are cut out.
     """
 
     def __init__(
@@ -153,13 +155,24 @@ class Masked:
             own = {one.name: _by_channel(own, one) for one in self._channels}
         least = least * target
         rates = self._first_rates(start)
-        learn = {"learn_scores": learn_scores, "learn_quota": learn_rates}
+        learn = {"learn_scores": learn_scores, "learn_rate": learn_rates}
         self._plain = copy.deepcopy(classifier)
         self.layers = {
-            name: Scores(values, quota_of(rates[name], least), least, **learn)
-            for name, values in own.items()
+            name: Scores(values, rates[name], least, **learn) for name, values in own.items()
         }
         self._install()
+        if mode == "channels":
+            self._require_cut(x)
+
+    def _require_cut(self, x: Tensor) -> None:
+        """Cut channels out on trial: better refused now than after days of training."""
+        made, _ = self.fixed()
+        chosen = self.chosen(dict(made.named_buffers()))
+        plain = bake(made).eval()
+        assert isinstance(plain, PixelClassifier)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand((2, *x.shape[1:]), generator=generator).to(x)
+        cut_channels(plain, chosen, images)
 
     def _first_rates(self, start: float | str) -> dict[str, float]:
         names = [one.name for one in self._channels] or list(self._weights)
@@ -200,9 +213,17 @@ class Masked:
     def _readers(self) -> dict[str, Channels]:
         return {reader: one for one in self._channels for reader in one.readers}
 
-    def cached(self) -> AbstractContextManager[None]:
-        """Compute every mask once within the block, however often the classifier runs."""
-        return cast(AbstractContextManager[None], parametrize.cached())
+    @contextmanager
+    def cached(self) -> Iterator[None]:
+        """Compute every mask once within the block, however often the classifier runs.
+
+        It is done at the beginning, with gradients: what runs first may be without.
+        """
+        with parametrize.cached():
+            with torch.enable_grad():
+                for _, owner, name in self._owners():
+                    getattr(owner, name)
+            yield
 
     def _value(self, name: str) -> Tensor:
         """Return a parameter or buffer of the classifier that has no mask."""
@@ -257,7 +278,7 @@ class Masked:
         sizes = [self.layers[name].scores.numel() for name in names]
         rates = [float(self.layers[name].rate.detach()) for name in names]
         if self.mode == "weights":
-            total = max(len(sizes), round(self.target * sum(sizes)))
+            total = round(self.target * sum(sizes))
             return dict(zip(names, whole_counts(sizes, rates, total), strict=True))
 
         def fits(counts: list[int]) -> bool:
@@ -384,6 +405,20 @@ def _by_channel(scores: Mapping[str, Tensor], one: Channels) -> Tensor:
     return found / found.max().clamp_min(1e-30)
 
 
+def check_start(start: float | str) -> None:
+    """Refuse a rate or an allocation that layers cannot begin with.
+
+    Raises
+    ------
+    InputError
+        With what can be given.
+    """
+    if isinstance(start, str) and start not in ALLOCATIONS:
+        raise InputError(f"no allocation is called {start!r}: choose from {', '.join(ALLOCATIONS)}")
+    if not isinstance(start, str) and not 0 < start <= 1:
+        raise InputError(f"layers cannot begin with a rate of {start:g}: give one in (0, 1]")
+
+
 def _check(mode: str, target: float, scores: str, start: float | str, least: float) -> None:
     if mode not in MODES:
         raise InputError(f"cannot prune {mode!r}: choose {' or '.join(MODES)}")
@@ -391,7 +426,6 @@ def _check(mode: str, target: float, scores: str, start: float | str, least: flo
         raise InputError(f"target {target:g}: give a share to keep in (0, 1), such as 0.01")
     if scores not in FIRST_SCORES:
         raise InputError(f"no scores are called {scores!r}: choose from {', '.join(FIRST_SCORES)}")
-    if isinstance(start, float | int) and not 0 < start <= 1:
-        raise InputError(f"layers cannot begin with a rate of {start:g}: give one in (0, 1]")
+    check_start(start)
     if not 0 < least < 1:
         raise InputError(f"smallest rate {least:g} of the target: give a share in (0, 1)")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsight.robust.rates import keep_rate, kept_of
+from sparsight.robust.rates import keep_rate, kept_of, quota_of
 
 __all__ = ["ChannelMask", "FixedMask", "Scores", "TopK", "WeightMask", "top_mask"]
 
@@ -74,37 +74,41 @@ class Scores(nn.Module):
     ----------
     scores
         First scores; their magnitudes count.
-    quota
-        First quota.
+    rate
+        First rate.
     least
-        Smallest rate.
-    learn_scores, learn_quota
-        Whether they take gradients.
+        Smallest rate, where it is learnt.
+    learn_scores, learn_rate
+        Whether they are learnt; a rate that is not is kept as given, whatever the bounds.
     """
 
     def __init__(
         self,
         scores: Tensor,
-        quota: float,
+        rate: float,
         least: float,
         *,
         learn_scores: bool = True,
-        learn_quota: bool = True,
+        learn_rate: bool = True,
     ) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores.detach().clone(), requires_grad=learn_scores)
-        start = torch.tensor(quota, dtype=scores.dtype, device=scores.device)
-        self.quota = nn.Parameter(start, requires_grad=learn_quota)
-        self.least = least
+        start = scores.new_tensor(quota_of(rate, least))
+        self.quota = nn.Parameter(start, requires_grad=learn_rate)
+        self.least, self._given = least, None if learn_rate else rate
 
     @property
     def rate(self) -> Tensor:
         """Share that is kept."""
+        if self._given is not None:
+            return self.quota.new_tensor(self._given, dtype=torch.float64)
         return keep_rate(self.quota, self.least)
 
     def mask(self) -> Tensor:
         """Mask of 0 and 1, in the shape of the scores."""
-        found: Tensor = TopK.apply(self.scores.abs(), self.rate)
+        # Not abs(): it has no gradient at zero, so that a weight could not come back.
+        magnitudes = torch.where(self.scores >= 0, self.scores, -self.scores)
+        found: Tensor = TopK.apply(magnitudes, self.rate)
         return found
 
     def choose(self, count: int) -> Tensor:

@@ -55,7 +55,8 @@ class PixelClassifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits ``(N, classes)`` of pixels ``(N, C, H, W)`` in [0, 1]."""
-        return unwrap_logits(self.model((pixels - self.mean) / self.std))
+        inner = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        return unwrap_logits(self.model(inner))
 
     def network(self, like: Network, spec: str) -> Network:
         """Return the model, in evaluation mode, with another network's preprocessing and labels."""

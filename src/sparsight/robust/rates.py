@@ -8,6 +8,7 @@ Robust Pruning" (HARP, ICLR 2023):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,7 +29,7 @@ ALLOCATIONS = ("uniform", "global", "lamp", "erk")
 """Ways to give layers rates that are not learnt."""
 
 _NEAREST, _FARTHEST = 1e-4, 0.99  # in the open interval of rates; the latter as published
-_HALVINGS = 60
+_HALVINGS = 100
 
 
 def keep_rate(quota: Tensor, least: float) -> Tensor:
@@ -108,11 +109,12 @@ def whole_counts(sizes: Sequence[int], rates: Sequence[float], total: int) -> li
     def expected(factor: float) -> Tensor:
         return torch.minimum((n * a * factor).clamp_min(1.0), n)
 
-    low, high = 0.0, float(1 / a.min())
+    low, high = -40.0, float(-a.min().log())  # of the factor's logarithm: rates differ widely
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if float(expected(middle).sum()) < total else (low, middle)
-    wanted = expected(high)
+        below = float(expected(math.exp(middle)).sum()) <= total
+        low, high = (middle, high) if below else (low, middle)
+    wanted = expected(math.exp(low))
     counts = wanted.floor()
     left = int(total - counts.sum())
     room = torch.where(counts < n, wanted - counts, -1.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsight.errors import InputError
 from sparsight.robust.attacks import Attack
-from sparsight.robust.masked import FIRST_SCORES, MODES
+from sparsight.robust.masked import FIRST_SCORES, MODES, check_start
 from sparsight.robust.objectives import OBJECTIVES
 
 __all__ = ["BASELINES", "BATCH_NORMS", "METHODS", "PUBLISHED", "HardenSettings"]
@@ -141,6 +141,12 @@ class HardenSettings:
         for name in ("batch", "judged", "devices", "accumulate", "replays"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if self.objective == "free" and self.accumulate > 1:
+            raise InputError("free training steps after every replay: leave accumulate at 1")
+        if self.workers < 0:
+            raise InputError(f"workers is {self.workers}: give 0 or more")
+        if self.start is not None:
+            check_start(self.start)
         self.attack  # noqa: B018  refuses what makes no sense
 
     @property

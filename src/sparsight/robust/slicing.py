@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sparsight.errors import UnsupportedError
-from sparsight.networks.dependencies import out_channels, torch_pruning
+from sparsight.networks.dependencies import dependencies_of, out_channels, torch_pruning
 from sparsight.robust.layers import layer_costs
 from sparsight.robust.pixels import PixelClassifier
 
@@ -51,6 +51,12 @@ class Size:
         return asdict(self)
 
 
+def _wait(device: torch.device) -> None:
+    """Wait for what a device still has to do."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def size_of(classifier: PixelClassifier, x: Tensor) -> Size:
     """Measure a classifier.
 
@@ -68,8 +74,10 @@ def size_of(classifier: PixelClassifier, x: Tensor) -> Size:
     with torch.no_grad():
         classifier(x)
         for _ in range(_REPEATS):
+            _wait(x.device)
             start = time.perf_counter()
             classifier(x)
+            _wait(x.device)
             spent.append(time.perf_counter() - start)
     held = {name: value.detach().cpu() for name, value in classifier.model.state_dict().items()}
     return Size(
@@ -106,9 +114,7 @@ def cut_channels(
     pruning = torch_pruning()
     made = copy.deepcopy(classifier).eval()
     made.requires_grad_()  # dependencies are read off the graph of a backward pass
-    inner = (x[:1] - made.mean) / made.std
-    with torch.enable_grad():
-        graph = pruning.DependencyGraph().build_dependency(made.model, example_inputs=inner)
+    graph = dependencies_of(made.model, (x[:1] - made.mean) / made.std)
     for name, own in kept.items():
         module: nn.Module = made.model.get_submodule(name)
         gone = (~own).nonzero()[:, 0].tolist()

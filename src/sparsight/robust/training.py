@@ -7,8 +7,8 @@ the step's own number. So a stage that goes on after an interruption does what i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from sparsight.errors import NumericalError
 from sparsight.robust.checkpoint import read_state, write_state
-from sparsight.robust.data import augment, batches, drawn
+from sparsight.robust.data import augment, batches, drawn, parts_of
 from sparsight.robust.masked import Masked
 from sparsight.robust.objectives import Objective
 from sparsight.robust.settings import HardenSettings
@@ -68,6 +68,8 @@ class Stage:
         Weight of the budget, once it was met.
     log
         A row for each epoch of all stages.
+    scaler
+        State of what scales losses in half precision.
     """
 
     name: str
@@ -78,12 +80,13 @@ class Stage:
     score: tuple[float, ...] = ()
     frozen: float | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Plain values of the state."""
         return {
             "stage": self.name, "epoch": self.epoch, "score": list(self.score),
-            "frozen": self.frozen, "log": self.log,
+            "frozen": self.frozen, "log": self.log, "scaler": self.scaler,
         }  # fmt: skip
 
 
@@ -185,6 +188,7 @@ def train(
     )
     if resumed and folder is not None:
         stage.best = read_state(folder, stage.classifier, optimizer)
+        fabric.strategy.precision.load_state_dict(stage.scaler)
     model, wrapped = fabric.setup(stage.classifier, optimizer)
     run = _Epoch(stage, model, wrapped, data, settings, objective, fabric, progress)
     for epoch in range(stage.epoch, epochs):
@@ -206,6 +210,7 @@ def train(
         stage.log.append({"stage": stage.name, "epoch": epoch + 1, **row})
         stage.epoch = epoch + 1
         if folder is not None and fabric.global_rank == 0:
+            stage.scaler = fabric.strategy.precision.state_dict()
             write_state(folder, stage.classifier, optimizer, stage.best, stage.facts() | facts)
         if fabric.global_rank == 0:
             logged(stage.log)
@@ -220,6 +225,15 @@ def _budget(stage: Stage, weight: float) -> dict[str, Any]:
     if over <= REACHED and stage.frozen is None:
         stage.frozen = weight
     return {"over budget": over, "share": share, "gamma": weight, "rates": rates}
+
+
+@contextmanager
+def _seeded(device: torch.device, generator: torch.Generator) -> Iterator[None]:
+    """Seed what draws by itself, such as dropout, for a block; then everything is as it was."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
+        torch.manual_seed(seed)
+        yield
 
 
 class _Epoch:
@@ -240,7 +254,7 @@ class _Epoch:
         self.settings, self.objective, self.fabric = settings, objective, fabric
         self.progress = progress
         self.number = STAGES.index(stage.name)
-        self.steps = math.ceil(len(data) / settings.batch)  # type: ignore[arg-type]
+        self.steps = len(parts_of(range(len(data)), settings.batch))  # type: ignore[arg-type]
 
     def weight(self, epoch: int) -> float:
         """Weight of the budget in an epoch."""
@@ -275,8 +289,9 @@ class _Epoch:
             x = augment(pixels, generator) if settings.augment else pixels
             x, y = x.to(self.fabric.device), labels.to(self.fabric.device)
             self._mode()
-            for _ in range(self.objective.replays):
-                loss, shift = self._step(x, y, epoch, step, generator, shift)
+            with _seeded(self.fabric.device, generator):
+                for _ in range(self.objective.replays):
+                    loss, shift = self._step(x, y, epoch, step, generator, shift)
             losses.append(loss)
             if not math.isfinite(loss):
                 raise NumericalError(
