@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from cifar_networks import CifarResNet
 from contracts import untouched
-from sparsight.errors import InputError, NetworkError, NumericalError
+from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import Network, Preprocessing
 from sparsight.networks.state import load_weights
 from sparsight.robust import (
     BASELINES,
     METHODS,
+    OBJECTIVES,
     PUBLISHED,
+    Attack,
     Hardened,
     HardenSettings,
     PixelClassifier,
     Pixels,
+    choose_objective,
     evaluate,
     harden,
     read_arrays,
@@ -174,6 +181,50 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_teaches_every_score(objective):
+    network = network_of()
+    classifier = PixelClassifier.of(network)
+    masked = Masked(classifier, "weights", 0.3, torch.rand(1, 3, 12, 12))
+    chosen = choose_objective(objective, Attack(steps=1))
+    x, y = torch.rand(8, 3, 12, 12), torch.arange(8) % 3
+    for weight in masked.originals().values():
+        weight.requires_grad_(False)
+    with masked.cached():
+        moved = chosen.attacked(classifier, x, y, drawn(1))
+        chosen.loss(classifier, x, moved, y).backward()
+    for name, scores in masked.layers.items():
+        assert scores.scores.grad is not None, name
+        assert scores.scores.grad.abs().sum() > 0, name
+        assert scores.quota.grad is not None, name
+
+
+class Dropped(Net):
+    """Draws while it trains."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.dropout(x, 0.3, self.training))
+
+
+def test_what_a_network_draws_is_drawn_again(tmp_path):
+    torch.manual_seed(0)
+    network = replace(network_of(), model=Dropped().eval())
+    before = torch.get_rng_state()
+    whole = harden(network, pixels(network), **FAST)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert same(whole, harden(network, pixels(network), **FAST))
+
+    def stopping(rows):
+        if len(rows) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        harden(network, pixels(network), state=tmp_path / "s", logged=stopping, **FAST)
+    torch.rand(3)
+    assert same(whole, harden(network, pixels(network), state=tmp_path / "s", **FAST))
+
+
 @pytest.mark.parametrize("mode", ["weights", "channels"])
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
 def test_an_interruption_after_any_epoch_changes_nothing(tmp_path, stop, mode):
@@ -314,6 +365,85 @@ def test_what_is_saved_comes_back(tmp_path, mode):
         Hardened.load(tmp_path / "out", network_of())
 
 
+def test_other_images_are_another_hardening(tmp_path):
+    network = network_of()
+    data = pixels(network)
+    harden(network, data, state=tmp_path / "s", **FAST)
+    samples = [
+        (255 - image if 5 < k < 50 else image, y) for k, (image, y) in enumerate(data._samples)
+    ]
+    with pytest.raises(InputError, match="replace it"):
+        harden(network, Pixels(network, samples), state=tmp_path / "s", **FAST)
+    frame = replace(network.preprocessing, mean=(0.1, 0.1, 0.1))
+    other = replace(network, preprocessing=frame)
+    with pytest.raises(InputError, match="replace it"):
+        harden(other, Pixels(other, data._samples), state=tmp_path / "s", **FAST)
+    found = harden(
+        other, Pixels(other, data._samples), state=tmp_path / "s", overwrite=True, **FAST
+    )
+    assert same(found, harden(other, Pixels(other, data._samples), **FAST))
+    rows = []
+    again = harden(
+        other, Pixels(other, data._samples), state=tmp_path / "s", logged=rows.append, **FAST
+    )
+    assert rows[-1] == list(again.log), "a finished one is logged again"
+
+
+def test_a_hardened_network_can_be_hardened_again():
+    network = network_of()
+    dense = harden(network, pixels(network), method="dense", **FAST).network
+    found = harden(dense, pixels(network), **FAST)
+    one = {name: p.clone() for name, p in dense.model.named_parameters()}
+    moved = [not torch.equal(p, one[name]) for name, p in found.network.model.named_parameters()]
+    assert all(moved)
+    sparse = harden(found.network, pixels(network), **(FAST | {"target": 0.1})).network
+    assert sparse.model.one.weight.count_nonzero() < found.network.model.one.weight.count_nonzero()
+
+
+def test_half_precision_weights_are_evaluated_and_not_trained():
+    network = network_of()
+    network.model.to(torch.bfloat16)
+    data = pixels(network, 20)
+    result = evaluate(PixelClassifier.of(network), data, "fgsm", epsilon=0.03)
+    assert result.accuracy("fgsm") <= result.accuracy()
+    with pytest.raises(InputError, match="single precision"):
+        harden(network, data, **FAST)
+
+
+class Grouped(Net):
+    """Normalises over channels, which counts those that are masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm3 = nn.GroupNorm(2, 16)
+
+
+def test_what_cannot_be_cut_is_refused_before_it_is_trained():
+    torch.manual_seed(0)
+    network = replace(network_of(), model=Grouped().eval())
+    rows = []
+    with pytest.raises(UnsupportedError, match="channels"):
+        harden(network, pixels(network), logged=rows.append, **(FAST | {"mode": "channels"}))
+    assert not rows
+    with pytest.raises(InputError, match="no allocation"):
+        harden(network, pixels(network), start="luck", **FAST)
+    with pytest.raises(InputError, match="no allocation"):
+        harden(
+            network_of(),
+            pixels(network),
+            logged=rows.append,
+            **(FAST | {"mode": "channels", "method": "lamp"}),
+        )
+    assert not rows
+
+
+def test_shortcuts_without_weights_are_refused_in_words():
+    network = replace(network_of(), model=CifarResNet(1).eval())
+    x = torch.rand(1, 3, 32, 32)
+    with pytest.raises(UnsupportedError, match="prune weights"):
+        Masked(PixelClassifier.of(network), "channels", 0.4, x)
+
+
 def test_divergence_says_what_to_do():
     network = network_of()
     with pytest.raises(NumericalError, match="smaller rate"):
@@ -421,6 +551,70 @@ def test_the_official_attack_is_not_weaker_than_ours():
     result = evaluate(PixelClassifier.of(network), data, ["pgd10", "autoattack"], epsilon=0.01)
     assert result.accuracy() > 0.5
     assert result.accuracy("autoattack") <= result.accuracy("pgd10")
+
+
+def test_batches_are_alike_for_all_devices_and_never_of_one():
+    data = pixels(network_of(), 9)
+    for world in (2, 4):
+        parts = [[len(y) for _, y in batches(data, 4, share=(k, world))] for k in range(world)]
+        assert all(part == parts[0] for part in parts)
+        assert all(parts[0])
+    assert [len(y) for _, y in batches(data, 4)] == [4, 5]
+    assert [len(y) for _, y in batches(pixels(network_of(), 1), 4)] == [1]
+
+
+def test_files_are_framed_as_the_network_has_it(tmp_path):
+    frame = Preprocessing((12, 12), 16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
+    network = replace(network_of(), preprocessing=frame)
+    image = Image.fromarray(torch.randint(0, 256, (12, 12, 3), dtype=torch.uint8).numpy())
+    image.save(tmp_path / "a.png")
+    unit, _ = Pixels(network, [(tmp_path / "a.png", 0)])[0]
+    assert torch.allclose(frame.normalize(unit)[None], network.prepare(image), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"images": np.zeros((2, 12, 12, 3), np.uint8), "labels": np.zeros(2, int)}, "channels"),
+        ({"images": np.zeros((2, 1, 12, 12), np.uint8), "labels": np.zeros(2, int)}, "channels"),
+        ({"images": np.zeros((2, 3, 12, 12), np.uint8), "labels": np.eye(2)}, "integer labels"),
+        ({"images": np.zeros((2, 3, 12, 12), np.uint8), "labels": np.zeros(2)}, "integer labels"),
+        ({"images": np.zeros((2, 3, 12, 12)), "labels": np.zeros(2, int)}, "uint8"),
+        ({"images": np.zeros((3, 3, 12, 12), np.uint8), "labels": np.zeros(2, int)}, "uint8"),
+        ({"pictures": np.zeros(1)}, "holds no images"),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused(tmp_path, content, words):
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(InputError, match=words):
+        Pixels(network_of(), read_arrays(tmp_path / "a.npz"))[0]
+
+
+def test_a_broken_archive_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 12, 12), np.uint8), labels=np.zeros(2, int))
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="holds no images"):
+        read_arrays(tmp_path / "a.npz")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    with pytest.raises(InputError, match="holds no images"):
+        read_arrays(tmp_path / "b.npy")
+
+
+def test_an_image_that_cannot_be_read_is_named_by_any_process(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"none")
+    data = Pixels(network_of(), [(tmp_path / "a.png", 0)])
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"a\.png is not an image") as told:
+            list(batches(data, 4, workers=workers))
+        assert "\n" not in str(told.value)
+
+
+def test_the_same_attack_twice_is_once():
+    network = network_of()
+    assert set(evaluate(PixelClassifier.of(network), pixels(network, 6), "fgsm,fgsm").right) == {
+        "clean", "fgsm"
+    }  # fmt: skip
 
 
 def test_the_official_attack_needs_four_classes():

@@ -157,7 +157,8 @@ def parts_of(numbers: Sequence[int], size: int) -> list[list[int]]:
     """
     parts = [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
     if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2] += parts.pop()
+        last = parts.pop()
+        parts[-1] += last
     return parts
 
 
