@@ -19,16 +19,11 @@ import torch.nn.utils.parametrize as parametrize
 from torch import Tensor, nn
 
 from sparsight.errors import InputError
-from sparsight.robust.layers import (
-    Channels,
-    LayerCost,
-    channel_groups,
-    layer_costs,
-    prunable_weights,
-)
-from sparsight.robust.masks import ChannelMask, FixedMask, Scores, WeightMask, top_mask
+from sparsight.robust.layers import prunable_weights
+from sparsight.robust.masks import FixedMask, Scores
+from sparsight.robust.parts import ChannelParts, Parts, WeightParts
 from sparsight.robust.pixels import PixelClassifier
-from sparsight.robust.rates import ALLOCATIONS, allocate_rates, kept_of, whole_counts
+from sparsight.robust.rates import ALLOCATIONS, kept_of
 from sparsight.robust.slicing import cut_channels
 
 __all__ = ["FIRST_SCORES", "MODES", "Kept", "Masked", "first_scores"]
@@ -38,8 +33,6 @@ MODES = ("weights", "channels")
 
 FIRST_SCORES = ("magnitude", "gradient", "random")
 """What scores begin with: weights, weights times gradients, or random numbers."""
-
-_HALVINGS = 50
 
 
 @dataclass(frozen=True)
@@ -136,31 +129,29 @@ class Masked:
         _check(mode, target, scores, start, least)
         self.classifier, self.mode, self.target = classifier, mode, target
         model = classifier.model
-        inner = (x - classifier.mean) / classifier.std
-        self._costs: dict[str, LayerCost] = {}
-        self._channels: list[Channels] = []
         if mode == "channels":
-            learns = {name: p.requires_grad for name, p in model.named_parameters()}
-            self._channels = channel_groups(model.requires_grad_(), inner)
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(learns[name])
-            self._costs = layer_costs(model, inner)
-        self._weights = prunable_weights(model)
+            self.parts: Parts = ChannelParts(model, (x - classifier.mean) / classifier.std)
+        else:
+            self.parts = WeightParts(model)
         generator = torch.Generator().manual_seed(seed)
-        own = {
+        own = self.parts.gather({
             name: first_scores(w, scores, (gradients or {}).get(name), generator)
-            for name, w in self._weights.items()
-        }
-        if mode == "channels":
-            own = {one.name: _by_channel(own, one) for one in self._channels}
-        least = least * target
-        rates = self._first_rates(start)
-        learn = {"learn_scores": learn_scores, "learn_rate": learn_rates}
+            for name, w in prunable_weights(model).items()
+        })  # fmt: skip
+        if isinstance(start, str):
+            rates = self.parts.allocate(target, start)
+        else:
+            rates = dict.fromkeys(own, float(start))
         self._plain = copy.deepcopy(classifier)
         self.layers = {
-            name: Scores(values, rates[name], least, **learn) for name, values in own.items()
-        }
-        self._install()
+            name: Scores(
+                values, rates[name], least * target, learn_scores=learn_scores,
+                learn_rate=learn_rates,
+            )
+            for name, values in own.items()
+        }  # fmt: skip
+        for parameter, mask in self.parts.masks(self.layers).items():
+            parametrize.register_parametrization(*_place(classifier, parameter), mask)
         if mode == "channels":
             self._require_cut(x)
 
@@ -174,45 +165,6 @@ class Masked:
         images = torch.rand((2, *x.shape[1:]), generator=generator).to(x)
         cut_channels(plain, chosen, images)
 
-    def _first_rates(self, start: float | str) -> dict[str, float]:
-        names = [one.name for one in self._channels] or list(self._weights)
-        if isinstance(start, float | int):
-            return dict.fromkeys(names, float(start))
-        if self.mode == "weights":
-            return allocate_rates(self._weights, self.target, start)
-        if start != "uniform":
-            raise InputError(f"channels have no allocation {start!r}: give uniform, or a rate")
-        low, high = 0.0, 1.0
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            more = float(self._products(dict.fromkeys(names, torch.tensor(middle)))) > self.target
-            low, high = (low, middle) if more else (middle, high)
-        return dict.fromkeys(names, high)
-
-    def _install(self) -> None:
-        for name, scores in self.layers.items():
-            if self.mode == "weights":
-                self._register(name, WeightMask(scores))
-        for one in self._channels:
-            for reader, positions in one.readers.items():
-                self._register(reader, ChannelMask(self.layers[one.name], positions))
-
-    def _register(self, parameter: str, mask: nn.Module) -> None:
-        owner, _, name = parameter.rpartition(".")
-        parametrize.register_parametrization(self._owner(owner), name, mask)
-
-    def _owner(self, name: str) -> nn.Module:
-        return self.classifier.model.get_submodule(name) if name else self.classifier.model
-
-    def _owners(self) -> Iterator[tuple[str, nn.Module, str]]:
-        masked = self.layers if self.mode == "weights" else self._readers()
-        for parameter in masked:
-            owner, _, name = parameter.rpartition(".")
-            yield parameter, self._owner(owner), name
-
-    def _readers(self) -> dict[str, Channels]:
-        return {reader: one for one in self._channels for reader in one.readers}
-
     @contextmanager
     def cached(self) -> Iterator[None]:
         """Compute every mask once within the block, however often the classifier runs.
@@ -221,7 +173,8 @@ class Masked:
         """
         with parametrize.cached():
             with torch.enable_grad():
-                for _, owner, name in self._owners():
+                for parameter in self.parts.parameters:
+                    owner, name = _place(self.classifier, parameter)
                     getattr(owner, name)
             yield
 
@@ -233,10 +186,11 @@ class Masked:
 
     def originals(self) -> dict[str, nn.Parameter]:
         """Weights under the masks, by parameter name."""
-        return {
-            parameter: cast(Any, owner).parametrizations[name].original
-            for parameter, owner, name in self._owners()
-        }
+        found = {}
+        for parameter in self.parts.parameters:
+            owner, name = _place(self.classifier, parameter)
+            found[parameter] = cast(Any, owner).parametrizations[name].original
+        return found
 
     def rates(self) -> dict[str, Tensor]:
         """Rates by name of the layer, or of channels."""
@@ -244,99 +198,39 @@ class Masked:
 
     def share(self) -> Tensor:
         """Share of weights, or of multiplications, that the rates keep."""
-        rates = self.rates()
-        if self.mode == "channels":
-            return self._products(rates)
-        sizes = {name: scores.scores.numel() for name, scores in self.layers.items()}
-        kept = torch.stack([sizes[name] * rate for name, rate in rates.items()]).sum()
-        return kept / sum(sizes.values())
+        return self.parts.share(self.rates())
 
     def over_budget(self) -> Tensor:
         """How far the budget is exceeded, in shares of it; zero if it is not."""
         return (self.share() / self.target - 1).clamp_min(0)
-
-    def _products(self, rates: Mapping[str, Tensor]) -> Tensor:
-        """Share of multiplications at rates of channels."""
-        reads: dict[str, Tensor] = {}
-        makes: dict[str, Tensor] = {}
-        for one in self._channels:
-            reads |= dict.fromkeys(one.readers, rates[one.name])
-            makes |= dict.fromkeys(one.makers, rates[one.name])
-        one_whole = next(iter(rates.values())).new_ones(())
-        parts = [
-            cost.products * reads.get(name, one_whole) * makes.get(name, one_whole)
-            for name, cost in self._costs.items()
-        ]
-        return torch.stack(parts).sum() / sum(cost.products for cost in self._costs.values())
 
     def counts(self) -> dict[str, int]:
         """Whole numbers to keep that meet the budget exactly; in channels, from below.
 
         Rates are scaled together until they do. A layer keeps one at least.
         """
-        names = list(self.layers)
-        sizes = [self.layers[name].scores.numel() for name in names]
-        rates = [float(self.layers[name].rate.detach()) for name in names]
-        if self.mode == "weights":
-            total = round(self.target * sum(sizes))
-            return dict(zip(names, whole_counts(sizes, rates, total), strict=True))
-
-        def fits(counts: list[int]) -> bool:
-            shares = [torch.tensor(c / n) for c, n in zip(counts, sizes, strict=True)]
-            return float(self._products(dict(zip(names, shares, strict=True)))) <= self.target
-
-        def scaled(factor: float) -> list[int]:
-            return [min(n, max(1, int(n * a * factor))) for n, a in zip(sizes, rates, strict=True)]
-
-        low, high = 0.0, 1 / min(rates)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if fits(scaled(middle)) else (low, middle)
-        counts = scaled(low)
-        if not fits(counts):
-            raise InputError(
-                f"one channel in every layer is more than {self.target:g} of the multiplications: "
-                "give a larger target"
-            )
-        order = sorted(range(len(names)), key=lambda k: counts[k] - sizes[k] * rates[k] * low)
-        for k in order:  # what rounding down has left
-            more = [*counts[:k], counts[k] + 1, *counts[k + 1 :]]
-            if more[k] <= sizes[k] and fits(more):
-                counts = more
-        return dict(zip(names, counts, strict=True))
+        rates = {name: float(rate.detach()) for name, rate in self.rates().items()}
+        return self.parts.counts(rates, self.target)
 
     def masks(self, counts: Mapping[str, int] | None = None) -> dict[str, Tensor]:
         """Masks of weights by parameter name, bool; as the rates say, or with counts."""
         found = {}
         for name, scores in self.layers.items():
             rate = float(scores.rate.detach())
-            count = kept_of(rate, scores.scores.numel()) if counts is None else counts[name]
-            found[name] = top_mask(scores.scores.detach().abs(), count)
-        if self.mode == "weights":
-            return found
-        return {
-            reader: found[one.name]
-            .repeat_interleave(positions)
-            .reshape(1, -1, *[1] * (self._weights[reader].ndim - 2))
-            for one in self._channels
-            for reader, positions in one.readers.items()
-        }
+            count = kept_of(rate, self.parts.sizes[name]) if counts is None else counts[name]
+            found[name] = scores.choose(count)
+        return self.parts.spread(found)
 
-    def chosen(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read what is left, by layer or channels, off the masks of a classifier that is fixed.
+    def chosen(self, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Read what is left, by layer or channels, off a classifier that is fixed.
 
         Parameters
         ----------
-        masks
-            Its buffers, by name.
+        buffers
+            Of the classifier, by name.
         """
-        if self.mode == "weights":
-            return {name: masks[_buffer(name)].cpu() for name in self.layers}
-        return {
-            one.name: masks[_buffer(reader)].flatten()[:: one.readers[reader]].cpu()
-            for one in self._channels
-            for reader in [next(iter(one.readers))]
-        }
+        masks = {name: buffers[_buffer(name)].cpu() for name in self.parts.parameters}
+        return self.parts.collect(masks)
 
     def fixed(self) -> tuple[PixelClassifier, tuple[Kept, ...]]:
         """Copy the classifier with masks chosen for good, within the budget exactly.
@@ -354,13 +248,17 @@ class Masked:
             for name, value in made.state_dict().items():
                 value.copy_(under[name] if name in under else self._value(name))
         for parameter, mask in masks.items():
-            path, _, name = parameter.rpartition(".")
-            owner = made.model.get_submodule(path) if path else made.model
-            parametrize.register_parametrization(owner, name, FixedMask(mask))
+            parametrize.register_parametrization(*_place(made, parameter), FixedMask(mask))
         for weight in made.parameters():
             weight.requires_grad_()
-        kept = (Kept(n, counts[n], s.scores.numel()) for n, s in self.layers.items())
+        kept = (Kept(name, counts[name], size) for name, size in self.parts.sizes.items())
         return made, tuple(kept)
+
+
+def _place(classifier: PixelClassifier, parameter: str) -> tuple[nn.Module, str]:
+    """Find the module of the user's network that holds a parameter, and its name there."""
+    owner, _, name = parameter.rpartition(".")
+    return classifier.model.get_submodule(owner), name
 
 
 def _buffer(parameter: str) -> str:
@@ -392,17 +290,6 @@ def bake(model: nn.Module) -> nn.Module:
         for name in list(getattr(module, "parametrizations", {})):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return model
-
-
-def _by_channel(scores: Mapping[str, Tensor], one: Channels) -> Tensor:
-    """Score channels by the root of the squares of what reads them."""
-    total = torch.zeros(one.count)
-    for reader, positions in one.readers.items():
-        weight = scores[reader]
-        columns = weight.transpose(0, 1).flatten(1).square().sum(1)
-        total = total.to(weight) + columns.reshape(one.count, positions).sum(1)
-    found = total.sqrt()
-    return found / found.max().clamp_min(1e-30)
 
 
 def check_start(start: float | str) -> None:
