@@ -30,8 +30,8 @@ from tables import stages, write_table
 RESULT = ROOT / "benchmarks" / "results" / "harden.json"
 BUILD = ROOT / "build" / "harden"
 IMAGES, TESTED, AUTO = 5000, 1000, 64
-METHODS = ("harp", "scores", "uniform", "global", "harp-gamma-1")
-DENSE, MASKS, AFTER = 30, 10, 10
+METHODS = ("harp", "scores", "global", "uniform", "harp-gamma-1")
+DENSE, MASKS, AFTER = 30, 5, 5
 USUAL = {
     "attack_step": 4 / 255, "attack_steps": 3, "batch": 128, "precision": "bf16-mixed",
 }  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -35,7 +36,7 @@ from sparsight.robust import (
 )
 from sparsight.robust.data import augment, batches, drawn, split
 from sparsight.robust.masked import Masked
-from sparsight.robust.training import Stage, groups_of
+from sparsight.robust.training import Stage, _Epoch, groups_of
 
 
 class Net(nn.Module):
@@ -150,6 +151,27 @@ def test_few_steps_are_enough_to_meet_the_budget():
     assert found.reached
     slow = harden(network, pixels(network), **(options | {"gamma": 1.0}))
     assert not slow.reached
+
+
+def test_no_step_throws_a_layer_to_its_bound():
+    network = network_of()
+    settings = HardenSettings(**FAST)
+    classifier = PixelClassifier.of(network)
+    masked = Masked(classifier, "weights", 0.2, torch.rand(1, 3, 12, 12))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    stage = Stage("prune", classifier, masked)
+    optimizer = torch.optim.SGD(groups_of(stage, settings), 0.1)
+    model, wrapped = fabric.setup(classifier, optimizer)
+    objective = choose_objective("natural", settings.attack)
+    run = _Epoch(
+        stage, model, wrapped, pixels(network), settings, objective, fabric, lambda *_: None
+    )
+    for scores in masked.layers.values():
+        scores.quota.grad = torch.tensor(-1e6)
+    run._clip()
+    assert all(float(scores.quota.grad) == -1.0 for scores in masked.layers.values())
+    with pytest.raises(InputError, match="positive number, or none"):
+        HardenSettings(clip=0.0)
 
 
 def test_a_budget_that_is_never_met_is_met_in_the_end_and_said():

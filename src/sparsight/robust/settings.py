@@ -63,6 +63,10 @@ class HardenSettings:
     gamma
         By how much the budget weighs more with each epoch, in shares of the target. By default 1,
         as published, or where a stage has few steps as much more as :meth:`enough` says.
+    clip
+        Largest gradient of a quota, which is a sum over all weights of a layer: without it, as
+        published, one step can throw a layer to a rate of 1, where its gradient vanishes. ``None``
+        for none.
     batch_norm
         One of :data:`BATCH_NORMS`.
     validation
@@ -98,6 +102,7 @@ class HardenSettings:
     weight_decay: float = 5e-4
     batch: int = 128
     gamma: float | None = None
+    clip: float | None = 1.0
     batch_norm: str = "train"
     validation: float = 0.1
     judged: int = 1000
@@ -138,6 +143,8 @@ class HardenSettings:
             raise InputError(f"validation {self.validation:g}: give a share of images in (0, 1)")
         if self.gamma is not None and not (isfinite(self.gamma) and self.gamma > 0):
             raise InputError(f"gamma {self.gamma:g}: give a positive number")
+        if self.clip is not None and not (isfinite(self.clip) and self.clip > 0):
+            raise InputError(f"clip {self.clip:g}: give a positive number, or none")
         for name in ("batch", "judged", "devices", "accumulate", "replays"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
@@ -208,10 +215,10 @@ class HardenSettings:
 
 
 PUBLISHED = {
-    "cifar": replace(HardenSettings(), epsilon=0.031, attack_step=0.0078, gamma=1.0),
+    "cifar": replace(HardenSettings(), epsilon=0.031, attack_step=0.0078, gamma=1.0, clip=None),
     "imagenet": replace(
         HardenSettings(), objective="free", epsilon=0.0156, attack_step=0.00392, batch=256,
-        epochs=(100, 5, 25), weight_decay=1e-4, gamma=10.0,
+        epochs=(100, 5, 25), weight_decay=1e-4, gamma=10.0, clip=None,
     ),
 }  # fmt: skip
 """Settings of the published code for CIFAR-10 and SVHN, and for ImageNet, at a target of 0.01."""

@@ -308,6 +308,15 @@ class _Epoch:
                 if isinstance(module, _NORMS):
                     module.eval()
 
+    def _clip(self) -> None:
+        """Bound the gradients of quotas."""
+        clip = self.settings.clip
+        if self.stage.masked is None or clip is None:
+            return
+        for scores in self.stage.masked.layers.values():
+            if scores.quota.grad is not None:
+                scores.quota.grad.clamp_(-clip, clip)
+
     def _step(
         self,
         x: Tensor,
@@ -334,6 +343,7 @@ class _Epoch:
                     loss = loss + self.weight(epoch) * masked.over_budget()
                 self.fabric.backward(loss / settings.accumulate)
         if last:
+            self._clip()
             self.optimizer.step()
             self.optimizer.zero_grad()
         if shift is not None and shift.grad is not None:
