@@ -144,6 +144,19 @@ def test_normalisations_do_what_they_are_told(policy):
     }[policy]  # fmt: skip
 
 
+def test_channels_begin_above_their_budget():
+    network = network_of()
+    found = harden(
+        network,
+        pixels(network),
+        **(FAST | {"mode": "channels", "target": 0.3, "epochs": (0, 12, 0)}),
+    )
+    assert found.log[0]["share"] > 0.3
+    assert found.reached
+    few = HardenSettings(mode="channels", target=0.3, epochs=(0, 2, 0))
+    assert few.enough(4, 3) > 1
+
+
 def test_few_steps_are_enough_to_meet_the_budget():
     network = network_of()
     options = FAST | {"target": 0.05, "epochs": (0, 6, 0), "rates": (0.1, 0.1, 0.1)}

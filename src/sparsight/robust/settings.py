@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
@@ -22,6 +23,7 @@ BASELINES = ("uniform", "global", "lamp", "erk", "random", "dense")
 BATCH_NORMS = ("train", "statistics", "frozen")
 """What normalisations do while masks are learnt: all, running statistics alone, or nothing."""
 
+_MOST = 0.8  # of the multiplications that channels begin with
 _COSINE = 0.8  # mean of a cosine over the first half of its fall
 _MARGIN = 3.0  # layers are not alike, and the loss pulls as well
 
@@ -44,7 +46,8 @@ class HardenSettings:
     scores
         What scores begin with, one of :data:`sparsight.robust.FIRST_SCORES`.
     start
-        Rate that layers begin with; or ``uniform``, ``global``, ``lamp`` or ``erk``, an allocation
+        Rate that layers begin with, by default 0.1 or the target; of channels, the one that costs
+        about twice the target. Or ``uniform``, ``global``, ``lamp`` or ``erk``, an allocation
         at the target, which ``scores`` needs and where it is the default.
     least
         Smallest rate of a layer, in shares of the target.
@@ -175,7 +178,11 @@ class HardenSettings:
             return self.method
         if self.start is not None:
             return self.start
-        return "uniform" if self.method == "scores" else max(0.1, self.target)
+        if self.method == "scores":
+            return "uniform"
+        if self.mode == "channels":  # multiplications go with the square of rates
+            return math.sqrt(min(_MOST, 2 * self.target))
+        return max(0.1, self.target)
 
     def enough(self, layers: int, steps: int) -> float:
         r"""How steeply the budget has to weigh more, to be met by the middle of the stage.
@@ -198,8 +205,12 @@ class HardenSettings:
         (1.0, 26)
         """
         start = self.first_rate
-        if self.gamma is not None or not isinstance(start, float) or start <= self.target:
+        if self.gamma is not None or isinstance(start, str):
             return self.gamma or 1.0
+        if self.mode == "channels":
+            start = start**2
+        if start <= self.target:
+            return 1.0
         slowness = (1 - self.momentum) / (_COSINE * self.rates[1])
         needed = _MARGIN * layers * slowness * (1 / self.target - 1 / start)
         half = max(1.0, self.epochs[1] / 2)
