@@ -157,6 +157,13 @@ def test_channels_begin_above_their_budget():
     assert few.enough(4, 3) > 1
 
 
+def test_free_training_takes_a_last_batch_that_is_larger():
+    network = network_of()
+    options = FAST | {"objective": "free", "replays": 2, "epochs": (1, 1, 0), "batch": 47}
+    found = harden(network, pixels(network), **options)  # 48 images are trained on
+    assert all(row["loss"] > 0 for row in found.log)
+
+
 def test_few_steps_are_enough_to_meet_the_budget():
     network = network_of()
     options = FAST | {"target": 0.05, "epochs": (0, 6, 0), "rates": (0.1, 0.1, 0.1)}

@@ -313,6 +313,7 @@ class _Epoch:
         clip = self.settings.clip
         if self.stage.masked is None or clip is None:
             return
+        self.fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         for scores in self.stage.masked.layers.values():
             if scores.quota.grad is not None:
                 scores.quota.grad.clamp_(-clip, clip)
@@ -334,8 +335,9 @@ class _Epoch:
             with self.fabric.autocast():
                 moved = self.objective.attacked(stage.classifier, x, y, generator)
             if self.objective.name == "free":
-                shift = torch.zeros_like(x) if shift is None else shift[: len(x)]
-                shift = shift.detach().requires_grad_()
+                if shift is None or len(shift) < len(x):  # a last batch can be larger by one
+                    shift = torch.zeros_like(x)
+                shift = shift[: len(x)].detach().requires_grad_()
                 moved = (x + shift).clamp(0, 1)
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 loss = self.objective.loss(self.model, x, moved, y)
