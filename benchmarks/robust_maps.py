@@ -1,6 +1,6 @@
 """Do robust networks explain themselves better, dense or traced? Scenes whose objects are known.
 
-    python benchmarks/robust_maps.py [--scenes 2000] [--tested 60]
+    python benchmarks/robust_maps.py [--scenes 1600] [--tested 60]
 
 The embedded network as it is; trained on for some epochs without an attack and with one; and
 pruned under attack to a tenth. On scenes that none of them has seen and all answer rightly: how
@@ -139,7 +139,7 @@ def table(content: dict[str, Any]) -> str:
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=2000)
+    parser.add_argument("--scenes", type=int, default=1600)
     parser.add_argument("--tested", type=int, default=60)
     options = parser.parse_args()
     torch.set_flush_denormal(True)
