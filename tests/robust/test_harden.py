@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import Precision
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -287,6 +288,22 @@ def test_an_interruption_after_any_epoch_changes_nothing(tmp_path, stop, mode):
     assert again.reached == whole.reached
     third = harden(network, pixels(network), state=tmp_path / "state", **options)
     assert same(whole, third), "a finished one gives the same again"
+
+
+def test_what_scales_losses_is_resumed(tmp_path, monkeypatch):
+    network = network_of()
+    state, given = {"scale": 4.0}, []
+    monkeypatch.setattr(Precision, "state_dict", lambda self: dict(state))
+    monkeypatch.setattr(Precision, "load_state_dict", lambda self, told: given.append(told))
+
+    def stopping(rows):
+        if len(rows) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        harden(network, pixels(network), state=tmp_path / "s", logged=stopping, **FAST)
+    harden(network, pixels(network), state=tmp_path / "s", **FAST)
+    assert given == [state]
 
 
 def test_an_interruption_within_an_epoch_loses_that_epoch_alone(tmp_path):

@@ -134,7 +134,7 @@ def harden(
         told = facts if facts is not None and facts["stage"] == stage.name else None
         if told is not None:
             stage.epoch, stage.frozen = told["epoch"], told["frozen"]
-            stage.score = tuple(told["score"])
+            stage.score, stage.scaler = tuple(told["score"]), told["scaler"]
         stage.log = log
         if told is None and facts is not None and STAGES.index(facts["stage"]) > place:
             return  # it is done, and what came of it is in the state of a later stage
