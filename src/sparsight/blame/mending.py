@@ -12,11 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsight.blame.layout import spread_over_weights
 from sparsight.blame.saliency import loss_of
-from sparsight.blame.whatif import COUNTS, ORDERS, Curve, choices, curves_of
+from sparsight.blame.whatif import COUNTS, ORDERS, Curve, answered_rightly, choices, curves_of
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, Units, shared_view
 
 __all__ = ["Mending", "Repair", "mend", "repair"]
+
+_BATCH = 32  # images per pass of the whole network
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +231,8 @@ def _right(
         if images is not None or labels is not None:
             raise InputError("images without labels, or labels without images: give both")
         return None
+    right = answered_rightly(network, images, labels, _BATCH)
     labels = labels.to(images.device)
-    right = torch.cat([network.logits(part).argmax(1) for part in images.split(32)]) == labels
     if not right.any():
         raise InputError("the network gets none of these images right: nothing can be lost")
     return images[right], labels[right]

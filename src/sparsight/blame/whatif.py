@@ -16,6 +16,7 @@ __all__ = [
     "COUNTS",
     "ORDERS",
     "Curve",
+    "answered_rightly",
     "choices",
     "curves_of",
     "damage",
@@ -224,6 +225,12 @@ def damage(
     return gone / right
 
 
+def answered_rightly(network: Network, images: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    """Tell which images the whole network answers rightly, ``(N,)``, bool."""
+    answers = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)])
+    return answers == labels.to(images.device)
+
+
 def lost(
     network: Network,
     images: Tensor,
@@ -236,8 +243,8 @@ def lost(
     chunk: int = 32,
 ) -> tuple[Tensor, int]:
     """Count right answers that are lost, ``(K,)``, and right answers; as :func:`damage`."""
+    right = answered_rightly(network, images, labels, chunk)
     labels = labels.to(images.device)
-    right = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)]) == labels
     if not right.any():
         return torch.zeros(len(off), dtype=torch.float64), 0
     logits = answers_without(

@@ -56,7 +56,7 @@ def refused_as_unsupported(work: Callable[[], T]) -> T:
         return work()
     except (
         RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError,
-        ZeroDivisionError, NotImplementedError, RecursionError,
+        ZeroDivisionError,
     ) as error:  # fmt: skip
         raise UnsupportedError(
             f"Torch-Pruning cannot follow the channels of this network ({type(error).__name__}): "

@@ -14,7 +14,7 @@ from sparsight.networks import weight_matrices
 from sparsight.networks.dependencies import dependencies_of, refused_as_unsupported
 from sparsight.networks.recording import LayerCall, Recording
 
-__all__ = ["Channels", "LayerCost", "channel_groups", "layer_costs", "prunable_weights"]
+__all__ = ["Channels", "channel_groups", "layer_costs", "prunable_weights"]
 
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -46,17 +46,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@dataclass(frozen=True)
-class LayerCost:
-    """Multiplications of a layer for one image, where all its channels are there."""
-
-    parameter: str
-    inputs: int
-    outputs: int
-    products: float
-
-
-def layer_costs(model: nn.Module, x: Tensor) -> dict[str, LayerCost]:
+def layer_costs(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Measure the multiplications of every layer in one pass.
 
     Parameters
@@ -74,7 +64,7 @@ def layer_costs(model: nn.Module, x: Tensor) -> dict[str, LayerCost]:
     Examples
     --------
     >>> found = layer_costs(nn.Conv2d(3, 8, 3, bias=False), torch.rand(1, 3, 6, 6))
-    >>> found["weight"].products  # 4 x 4 places, 3 x 3 taps, 3 x 8 channels
+    >>> found["weight"]  # 4 x 4 places, 3 x 3 taps, 3 x 8 channels
     3456.0
     """
     matrices = weight_matrices(model)
@@ -86,15 +76,10 @@ def layer_costs(model: nn.Module, x: Tensor) -> dict[str, LayerCost]:
 
     with torch.no_grad(), Recording(model, matrices, see):
         model(x)
-    found: dict[str, LayerCost] = {}
+    found: dict[str, float] = {}
     for matrix in matrices:
-        shape = model.get_parameter(matrix.parameter).shape
         products = places.get(matrix.name, 0.0) * matrix.units * matrix.columns
-        before = found.get(matrix.parameter)
-        inputs = matrix.columns // matrix.block * matrix.groups
-        outputs = int(shape[0]) if matrix.kind != "transposed_linear" else int(shape[1])
-        total = products + (before.products if before else 0.0)
-        found[matrix.parameter] = LayerCost(matrix.parameter, inputs, outputs, total)
+        found[matrix.parameter] = found.get(matrix.parameter, 0.0) + products
     return found
 
 

@@ -110,7 +110,7 @@ class ChannelParts:
         self._channels = channel_groups(model.requires_grad_(), x)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learns[name])
-        self._products = {name: cost.products for name, cost in layer_costs(model, x).items()}
+        self._products = layer_costs(model, x)
         self.sizes = {one.name: one.count for one in self._channels}
         self.parameters = tuple(reader for one in self._channels for reader in one.readers)
         self._ranks = {name: model.get_parameter(name).ndim for name in self.parameters}

@@ -88,7 +88,7 @@ def size_of(classifier: PixelClassifier, x: Tensor) -> Size:
     return Size(
         sum(p.numel() for p in parameters),
         sum(int((p.detach() != 0).sum()) for p in parameters),
-        sum(cost.products for cost in costs.values()),
+        sum(costs.values()),
         len(save({name: value.contiguous().clone() for name, value in held.items()})),
         statistics.median(spent),
     )
