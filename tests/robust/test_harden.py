@@ -17,6 +17,7 @@ from torch import nn
 
 from cifar_networks import CifarResNet
 from contracts import untouched
+from sparsight.datasets.pixels import augment, batches, drawn, split
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import Network, Preprocessing
 from sparsight.networks.state import load_weights
@@ -35,7 +36,6 @@ from sparsight.robust import (
     harden,
     read_arrays,
 )
-from sparsight.robust.data import augment, batches, drawn, split
 from sparsight.robust.masked import Masked
 from sparsight.robust.training import Stage, _Epoch, groups_of
 

@@ -13,10 +13,10 @@ from torch import nn
 
 import sparsight
 from sparsight.errors import InputError, UnsupportedError
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.robust.layers import channel_groups, layer_costs, prunable_weights
 from sparsight.robust.masked import Masked, bake
 from sparsight.robust.masks import Scores, TopK, top_mask
-from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.rates import allocate_rates, kept_of
 
 

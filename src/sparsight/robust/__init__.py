@@ -1,7 +1,8 @@
 """Pruning under attack: what is kept, how much of each layer, and what holds."""
 
+from sparsight.datasets.pixels import Pixels, read_arrays
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.robust.attacks import EPSILON, Attack, carlini_wagner, fgsm, margin, pgd
-from sparsight.robust.data import Pixels, read_arrays
 from sparsight.robust.evaluate import ATTACKS, AUTO, Robustness, choose_attacks, evaluate
 from sparsight.robust.harden import harden
 from sparsight.robust.hardened import Hardened
@@ -9,7 +10,6 @@ from sparsight.robust.layers import channel_groups, layer_costs, prunable_weight
 from sparsight.robust.masked import FIRST_SCORES, MODES, Kept, Masked, bake
 from sparsight.robust.masks import TopK, top_mask
 from sparsight.robust.objectives import OBJECTIVES, Objective, choose_objective
-from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.rates import ALLOCATIONS, allocate_rates, keep_rate, quota_of, whole_counts
 from sparsight.robust.settings import BASELINES, METHODS, PUBLISHED, HardenSettings
 from sparsight.robust.slicing import Size, cut_channels, size_of

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sparsight.datasets.pixels import batches, drawn
 from sparsight.errors import InputError
 from sparsight.robust.attacks import EPSILON, Attack, carlini_wagner, fgsm, pgd
-from sparsight.robust.data import batches, drawn
 
 __all__ = [
     "ATTACKS",

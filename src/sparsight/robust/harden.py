@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Subset
 
+from sparsight.datasets.pixels import Pixels, batches, split
 from sparsight.errors import InputError
 from sparsight.networks import Network
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.robust.checkpoint import read_facts
-from sparsight.robust.data import Pixels, batches, split
 from sparsight.robust.hardened import Hardened
 from sparsight.robust.layers import prunable_weights
 from sparsight.robust.masked import Kept, Masked, bake
 from sparsight.robust.objectives import choose_objective
-from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.settings import HardenSettings
 from sparsight.robust.training import REACHED, STAGES, Logged, Stage, train
 from sparsight.storage import library_versions

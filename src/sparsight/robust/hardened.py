@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sparsight.errors import InputError, NetworkError
 from sparsight.networks import Network
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.robust.masked import Kept
-from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.slicing import Size, cut_channels, size_of
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 from sparsight.traces.packing import pack_all, unpack_all

@@ -19,10 +19,10 @@ import torch.nn.utils.parametrize as parametrize
 from torch import Tensor, nn
 
 from sparsight.errors import InputError
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.robust.layers import prunable_weights
 from sparsight.robust.masks import FixedMask, Scores
 from sparsight.robust.parts import ChannelParts, Parts, WeightParts
-from sparsight.robust.pixels import PixelClassifier
 from sparsight.robust.rates import ALLOCATIONS, kept_of
 from sparsight.robust.slicing import cut_channels
 

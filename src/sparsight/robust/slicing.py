@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sparsight.errors import UnsupportedError
+from sparsight.networks.classifier import PixelClassifier
 from sparsight.networks.dependencies import (
     dependencies_of,
     out_channels,
@@ -21,7 +22,6 @@ from sparsight.networks.dependencies import (
     torch_pruning,
 )
 from sparsight.robust.layers import layer_costs
-from sparsight.robust.pixels import PixelClassifier
 
 __all__ = ["Size", "cut_channels", "size_of"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sparsight.datasets.pixels import augment, batches, drawn, parts_of
 from sparsight.errors import NumericalError
 from sparsight.robust.checkpoint import read_state, write_state
-from sparsight.robust.data import augment, batches, drawn, parts_of
 from sparsight.robust.masked import Masked
 from sparsight.robust.objectives import Objective
 from sparsight.robust.settings import HardenSettings
