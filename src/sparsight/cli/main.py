@@ -15,6 +15,7 @@ from sparsight.cli.chain import chain
 from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
+from sparsight.cli.federate import federate
 from sparsight.cli.harden import attack, harden
 from sparsight.cli.layers import layers
 from sparsight.cli.maps import bench_insertion, bench_trojan
@@ -50,6 +51,7 @@ app.command("blame-stats")(blame_stats)
 app.command()(chain)
 app.command()(harden)
 app.command()(attack)
+app.command()(federate)
 app.command()(models)
 app.command()(layers)
 app.command("bench speed")(bench_speed)

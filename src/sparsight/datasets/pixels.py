@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,7 +20,7 @@ from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, open_image
 from sparsight.networks.preprocessing import to_unit
 
-__all__ = ["Pixels", "augment", "batches", "drawn", "parts_of", "read_arrays", "split"]
+__all__ = ["Pixels", "augment", "batches", "drawn", "parts_of", "read_arrays", "seeded", "split"]
 
 _SHIFT = 8  # images are shifted by up to an eighth of their height
 
@@ -230,3 +231,12 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     ]
     shifted = torch.stack(parts)
     return torch.where(mirrored.to(x.device)[:, None, None, None], shifted.flip(-1), shifted)
+
+
+@contextmanager
+def seeded(device: torch.device, generator: torch.Generator) -> Iterator[None]:
+    """Seed what draws by itself, such as dropout, for a block; then everything is as it was."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
+        torch.manual_seed(seed)
+        yield

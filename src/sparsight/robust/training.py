@@ -7,8 +7,8 @@ the step's own number. So a stage that goes on after an interruption does what i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sparsight.datasets.pixels import augment, batches, drawn, parts_of
+from sparsight.datasets.pixels import augment, batches, drawn, parts_of, seeded
 from sparsight.errors import NumericalError
 from sparsight.robust.checkpoint import read_state, write_state
 from sparsight.robust.masked import Masked
@@ -227,15 +227,6 @@ def _budget(stage: Stage, weight: float) -> dict[str, Any]:
     return {"over budget": over, "share": share, "gamma": weight, "rates": rates}
 
 
-@contextmanager
-def _seeded(device: torch.device, generator: torch.Generator) -> Iterator[None]:
-    """Seed what draws by itself, such as dropout, for a block; then everything is as it was."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
-        torch.manual_seed(seed)
-        yield
-
-
 class _Epoch:
     """Trains for one epoch after the other."""
 
@@ -289,7 +280,7 @@ class _Epoch:
             x = augment(pixels, generator) if settings.augment else pixels
             x, y = x.to(self.fabric.device), labels.to(self.fabric.device)
             self._mode()
-            with _seeded(self.fabric.device, generator):
+            with seeded(self.fabric.device, generator):
                 for _ in range(self.objective.replays):
                     loss, shift = self._step(x, y, epoch, step, generator, shift)
             losses.append(loss)

@@ -1,0 +1,411 @@
+"""A client: what it keeps between rounds, how it trains, what it sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from sparsight.datasets.pixels import augment, batches, drawn, seeded
+from sparsight.errors import InputError, NumericalError
+from sparsight.federated.agent import Agent
+from sparsight.federated.aggregate import effective_steps, variate_change
+from sparsight.federated.data import ClientData
+from sparsight.federated.division import Division
+from sparsight.federated.packing import Payload, metadata_of, pack, unpack
+from sparsight.federated.selectors import Seen, choose, selectable
+from sparsight.federated.settings import FederatedSettings
+from sparsight.networks import Network
+from sparsight.networks.classifier import PixelClassifier
+
+__all__ = ["CONTROL", "LOCAL", "Client", "Kept", "Memory"]
+
+CONTROL = "control:"
+"""What the names of control variates begin with, in messages and in what clients keep."""
+
+LOCAL = "local:"
+"""What the names of a client's own entries begin with, in what it keeps."""
+
+_UNSENT, _BASE = "unsent:", "base:"
+_WHEN_CHOOSING = 64  # images that selectors look at
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a client keeps of one round.
+
+    Attributes
+    ----------
+    round
+        Which; 0 before the first.
+    tensors
+        Its own entries of the network, its variates, what it did not send, what it last got.
+    """
+
+    round: int = 0
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a client keeps between rounds.
+
+    A reply can be lost, so what a client makes of a round holds only once the server says that it
+    took the reply; else the client goes on from where it was before. So the server's variate stays
+    the mean of the clients', and a run that is killed goes on as if it had not been.
+
+    Attributes
+    ----------
+    sure
+        What the server has acknowledged.
+    tried
+        What came of the last round.
+    """
+
+    sure: Kept = field(default_factory=Kept)
+    tried: Kept | None = None
+
+    def settled(self, accepted: int) -> Kept:
+        """Choose what holds, given the last round that the server took a reply of.
+
+        Raises
+        ------
+        InputError
+            If the server knows of a round that the client does not.
+        """
+        if self.tried is not None and self.tried.round == accepted:
+            return self.tried
+        if self.sure.round != accepted:
+            raise InputError(
+                f"the server took a reply in round {accepted}, this client remembers round "
+                f"{self.sure.round}: it lost what it keeps, start it with its folder"
+            )
+        return self.sure
+
+    def to_bytes(self) -> bytes:
+        """Write it as one safetensors file."""
+        rounds = [self.sure.round, None if self.tried is None else self.tried.round]
+        values = {f"sure/{name}": value for name, value in self.sure.tensors.items()}
+        if self.tried is not None:
+            values |= {f"tried/{name}": value for name, value in self.tried.tensors.items()}
+        plain = {n: v.detach().cpu().contiguous().clone() for n, v in values.items()}
+        found: bytes = save(plain, {"rounds": json.dumps(rounds)})
+        return found
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Memory:
+        """Read it.
+
+        Raises
+        ------
+        InputError
+            If it is damaged.
+        """
+        try:
+            tensors = load(data)
+            sure, tried = json.loads(metadata_of(data)["rounds"])
+            parts: dict[str, dict[str, Tensor]] = {"sure": {}, "tried": {}}
+            for key, value in tensors.items():
+                kind, _, name = key.partition("/")
+                parts[kind][name] = value
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                "what a client kept is damaged: delete the folder and start again"
+            ) from error
+        return cls(
+            Kept(sure, parts["sure"]), None if tried is None else Kept(tried, parts["tried"])
+        )
+
+
+class Client:
+    """One client of a federation.
+
+    Parameters
+    ----------
+    number
+        Which, from 0.
+    network
+        What everybody trains; not changed.
+    data
+        The client's images.
+    settings, division
+        The same for everybody.
+    test
+        Images of nobody, to measure on as well.
+    agent
+        Chooses shares of layers, for the selector of that name.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        network: Network,
+        data: ClientData,
+        settings: FederatedSettings,
+        division: Division,
+        test: Any = None,
+        agent: Agent | None = None,
+    ) -> None:
+        self.number, self.network, self.data, self.settings = number, network, data, settings
+        self.division, self.test, self.agent = division, test, agent
+
+    def train(self, message: bytes, memory: Memory) -> tuple[bytes, Memory]:
+        """Train for a round.
+
+        Parameters
+        ----------
+        message
+            What the server sent.
+        memory
+            What the client keeps.
+
+        Returns
+        -------
+        tuple
+            What it sends, and what it keeps now.
+
+        Raises
+        ------
+        InputError
+            If the message is not one of this federation.
+        NumericalError
+            If the loss is no longer finite.
+        """
+        payload, kept = self._receive(message, memory)
+        number = int(payload.facts["round"])
+        names = self.division.shared
+        before = {n: payload.values[n] for n in (*names, *self.division.statistics)}
+        server = {n: payload.values[CONTROL + n] for n in names if self.settings.controlled}
+        own = {n: kept.tensors.get(CONTROL + n, torch.zeros_like(server[n])) for n in server}
+        classifier = self._classifier(payload, kept)
+        steps, loss = self._fit(classifier, number, before, server, own)
+        state = classifier.model.state_dict()
+        after = {name: state[name].detach() for name in before}
+        if self.settings.memory:
+            unsent = {n: kept.tensors.get(_UNSENT + n, torch.zeros_like(after[n])) for n in names}
+            after |= {name: after[name] + unsent[name] for name in names}
+        seen = self._see(classifier, before, after, number)
+        masks = {
+            name: mask.to(self.network.device)
+            for name, mask in choose(self.settings.selector, seen, self.settings.budget).items()
+        }
+        moved = effective_steps(steps, self.settings.momentum) * self.settings.rate
+        facts = {
+            "round": number, "client": self.number, "images": len(self.data.train),  # type: ignore[arg-type]
+            "steps": steps, "loss": loss,
+            "sent": {n: int(m.sum()) for n, m in masks.items() if m.ndim == 1},
+        }  # fmt: skip
+        reply = Payload(after, masks, facts)
+        changes = {
+            n: variate_change(before[n], after[n], server[n], reply.mask(n), moved) for n in server
+        }
+        if self.settings.variates == "sent":
+            sent = {CONTROL + name: value for name, value in changes.items()}
+            told = {CONTROL + name: masks[name] for name in changes if name in masks}
+            reply = Payload({**after, **sent}, {**masks, **told}, facts)
+        keeps = {LOCAL + name: state[name].detach() for name in self.division.local}
+        keeps |= {CONTROL + name: own[name] + change for name, change in changes.items()}
+        if self.settings.memory:
+            for name in names:
+                rest = (after[name] - before[name]) * ~reply.mask(name)
+                keeps[_UNSENT + name] = rest
+        if self.settings.downlink < 1:
+            keeps |= {_BASE + name: value for name, value in payload.values.items()}
+        return pack(reply), Memory(kept, Kept(number, keeps))
+
+    def judge(self, message: bytes, memory: Memory) -> dict[str, float]:
+        """Count right answers of the client's network as it is now.
+
+        A client that never trained fits what is its own first: the encoder stays as it is.
+
+        Returns
+        -------
+        dict
+            ``local right``, ``local images``, and of images of nobody, where there are some,
+            ``global right``, ``global images``.
+
+        Raises
+        ------
+        InputError
+            If the message is not one of this federation.
+        """
+        payload, kept = self._receive(message, memory)
+        classifier = self._classifier(payload, kept)
+        if not kept.round and self.division.local:
+            self._adapt(classifier)
+        classifier.eval()
+        found: dict[str, float] = {}
+        for name, data in (("local", self.data.test), ("global", self.test)):
+            if data is not None:
+                found[f"{name} right"] = self._right(classifier, data)
+                found[f"{name} images"] = float(len(data))  # type: ignore[arg-type]
+        return found
+
+    def network_of(self, message: bytes, memory: Memory) -> Network:
+        """Return the client's network as it is now.
+
+        Raises
+        ------
+        InputError
+            If the message is not one of this federation.
+        """
+        payload, kept = self._receive(message, memory)
+        classifier = self._classifier(payload, kept).eval()
+        return classifier.network(self.network, f"{self.network.spec} (client {self.number})")
+
+    def _receive(self, message: bytes, memory: Memory) -> tuple[Payload, Kept]:
+        state = self.network.model.state_dict()
+        names = (*self.division.shared, *self.division.statistics)
+        like = {name: state[name] for name in names}
+        payload = unpack(message, like, ("", CONTROL))
+        try:
+            kept = memory.settled(int(payload.facts["accepted"]))
+            missing = set(names) - set(payload.values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("a message names no round: was it sent by this run?") from error
+        if missing:
+            raise InputError(f"a message has no {min(missing)}: was it sent by this run?")
+        device = self.network.device
+        kept = Kept(kept.round, {n: v.to(device) for n, v in kept.tensors.items()})
+        if payload.masks:
+            values = dict(payload.values)
+            for name in payload.masks:
+                if _BASE + name not in kept.tensors:
+                    raise InputError(
+                        f"a message has a part of {name} only, and this client knows no other: "
+                        "start it with its folder"
+                    )
+                mask = payload.mask(name)
+                values[name] = torch.where(mask, values[name], kept.tensors[_BASE + name])
+            payload = Payload(values, {}, payload.facts)
+        return payload, kept
+
+    def _classifier(self, payload: Payload, kept: Kept) -> PixelClassifier:
+        """Build the client's network: the server's entries, and its own."""
+        classifier = PixelClassifier.of(self.network)
+        state = classifier.model.state_dict()
+        with torch.no_grad():
+            for name in (*self.division.shared, *self.division.statistics):
+                state[name].copy_(payload.values[name])
+            for name in self.division.local:
+                if LOCAL + name in kept.tensors:
+                    state[name].copy_(kept.tensors[LOCAL + name])
+        return classifier
+
+    def _fit(
+        self,
+        classifier: PixelClassifier,
+        number: int,
+        before: Mapping[str, Tensor],
+        server: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+    ) -> tuple[int, float]:
+        """Train; the steps made, and the mean loss."""
+        settings = self.settings
+        named = dict(classifier.model.named_parameters())
+        shift = {named[name]: server[name] - own[name] for name in server}
+        pull = {named[name]: before[name] for name in self.division.shared}
+        losses: list[float] = []
+        for loss in self._steps(classifier, list(named.values()), number):
+            with torch.no_grad():
+                for parameter, value in shift.items():
+                    if parameter.grad is not None:
+                        parameter.grad += value
+                if settings.proximal:
+                    for parameter, value in pull.items():
+                        if parameter.grad is not None:
+                            parameter.grad += settings.proximal * (parameter - value)
+            losses.append(loss)
+        return len(losses), sum(losses) / len(losses)
+
+    def _adapt(self, classifier: PixelClassifier) -> None:
+        """Fit what is the client's own, the encoder as it is."""
+        classifier.requires_grad_(False)
+        named = dict(classifier.model.named_parameters())
+        own = [named[name] for name in self.division.local if name in named]
+        for _ in self._steps(classifier, own, 0):
+            pass
+
+    def _steps(
+        self, classifier: PixelClassifier, parameters: list[nn.Parameter], number: int
+    ) -> Iterator[float]:
+        """Go through the client's images; after each loss gradients may be changed."""
+        settings = self.settings
+        classifier.train()
+        for parameter in parameters:
+            parameter.requires_grad_()
+        optimizer = torch.optim.SGD(
+            parameters, settings.rate, settings.momentum, weight_decay=settings.weight_decay
+        )
+        device = self.network.device
+        for epoch in range(settings.epochs):
+            count = len(self.data.train)  # type: ignore[arg-type]
+            generator = drawn(settings.seed, 23, number, self.number, epoch)
+            order = torch.randperm(count, generator=generator)
+            with seeded(device, generator):
+                for pixels, labels in batches(self.data.train, settings.batch, order=order):
+                    x = augment(pixels, generator) if settings.augment else pixels
+                    optimizer.zero_grad()
+                    with torch.enable_grad():
+                        loss = F.cross_entropy(classifier(x.to(device)), labels.to(device))
+                    loss.backward()
+                    value = float(loss.detach())
+                    if value != value or value == float("inf"):
+                        raise NumericalError(
+                            f"client {self.number} diverged in round {number}, its loss is no "
+                            "longer finite: choose a smaller rate"
+                        )
+                    yield value
+                    optimizer.step()
+
+    def look(self, message: bytes, memory: Memory) -> Seen:
+        """Train for a round, and return what the client knows when it chooses what to send.
+
+        Raises
+        ------
+        InputError
+            If the message is not one of this federation.
+        """
+        payload, kept = self._receive(message, memory)
+        before = {name: payload.values[name] for name in self.division.shared}
+        classifier = self._classifier(payload, kept)
+        number = int(payload.facts["round"])
+        self._fit(classifier, number, before, {}, {})
+        state = classifier.model.state_dict()
+        return self._see(classifier, before, {n: state[n].detach() for n in before}, number)
+
+    def _see(
+        self,
+        classifier: PixelClassifier,
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        number: int,
+    ) -> Seen:
+        """Gather what the client knows when it chooses."""
+        generator = drawn(self.settings.seed, 29, number, self.number)
+        names = selectable({name: after[name] for name in self.division.shared})
+        few = self.data.validation
+        some = Subset(few, range(min(_WHEN_CHOOSING, len(few))))  # type: ignore[arg-type]
+        pixels, labels = next(iter(batches(some, _WHEN_CHOOSING)))
+        device = self.network.device
+        return Seen(
+            {name: before[name] for name in names}, names, classifier.eval(), self.network,
+            (pixels.to(device), labels.to(device)), generator, self.agent,
+        )  # fmt: skip
+
+    def _right(self, classifier: PixelClassifier, data: Any) -> float:
+        device = self.network.device
+        right = 0
+        for pixels, labels in batches(data, max(self.settings.batch, 256)):
+            with torch.no_grad():
+                answer = classifier(pixels.to(device)).argmax(1)
+            right += int((answer == labels.to(device)).sum())
+        return float(right)

@@ -1,0 +1,286 @@
+"""Rounds of a federation, in one process or on Flower."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsight.errors import InputError, SparsightError
+from sparsight.federated.agent import Agent
+from sparsight.federated.client import LOCAL, Client, Memory
+from sparsight.federated.data import Federation
+from sparsight.federated.division import Division
+from sparsight.federated.result import Federated
+from sparsight.federated.server import Server
+from sparsight.federated.settings import FederatedSettings
+from sparsight.networks import Network
+from sparsight.storage import library_versions
+
+__all__ = ["ENGINES", "Setup", "federate", "read_memory", "write_memory"]
+
+ENGINES = ("flower", "loop")
+"""Where clients run: as Flower's on Ray's workers, or one after the other in this process."""
+
+Progress = Callable[[str, int, int], None]
+Logged = Callable[[list[dict[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that server and clients agree on.
+
+    Attributes
+    ----------
+    network
+        What is trained; not changed.
+    federation
+        Who has which images.
+    settings
+        How it is trained.
+    head_name
+        Module path of the head, where it is more than the last layer.
+    agent
+        For the selector of that name.
+    """
+
+    network: Network
+    federation: Federation
+    settings: FederatedSettings
+    head_name: str | None = None
+    agent: Agent | None = None
+
+    @cached_property
+    def division(self) -> Division:
+        """Which entries are shared."""
+        settings = self.settings
+        return Division.of(self.network, settings.head, settings.batch_norm, self.head_name)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tell this federation from others; how many rounds there are is no part of it."""
+        told = {k: v for k, v in self.settings.describe().items() if k not in ("rounds", "judge")}
+        found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        found.update(f"{self.federation.digest} {self.head_name}".encode())
+        states = [self.network.model.state_dict()]
+        states += [] if self.agent is None else [self.agent.state_dict()]
+        for state in states:
+            for name, value in state.items():
+                found.update(name.encode())
+                plain = value.detach().cpu().contiguous().flatten()
+                found.update(plain.view(torch.uint8).numpy())
+        return found.hexdigest()
+
+    def client(self, number: int) -> Client:
+        """Make a client."""
+        found = self.federation.clients
+        return Client(
+            number, self.network, found[number], self.settings, self.division,
+            self.federation.test, self.agent,
+        )  # fmt: skip
+
+    def server(self) -> Server:
+        """Make the server, at its beginning."""
+        return Server(self.network, self.settings, self.division, len(self.federation.clients))
+
+    def result(self, server: Server, memories: Mapping[int, Memory]) -> Federated:
+        """Gather what came of it."""
+        shared = {n: server.tensors[n] for n in (*self.division.shared, *self.division.statistics)}
+        own = {}
+        for client, memory in sorted(memories.items()):
+            kept = memory.settled(server.accepted.get(client, 0))
+            if kept.round:
+                own[client] = {
+                    n.removeprefix(LOCAL): v for n, v in kept.tensors.items()
+                    if n.startswith(LOCAL)
+                }  # fmt: skip
+        return Federated(
+            self.settings.describe(), self.federation.told, server.log, shared, own,
+            library_versions(),
+        )  # fmt: skip
+
+
+def _file(folder: Path, client: int) -> Path:
+    return folder / f"client-{client}.safetensors"
+
+
+def read_memory(folder: Path | None, client: int) -> Memory:
+    """Read what a client kept in a folder; a client that never trained kept nothing.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    if folder is None or not _file(folder, client).exists():
+        return Memory()
+    try:
+        return Memory.from_bytes(_file(folder, client).read_bytes())
+    except OSError as error:
+        raise InputError(f"{_file(folder, client)} cannot be read ({error})") from error
+
+
+def write_memory(folder: Path | None, client: int, memory: Memory) -> None:
+    """Keep it in a folder, in the place of the former one at once.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    if folder is None:
+        return
+    file = _file(folder, client)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_name(f".{file.name}.partial")
+        fresh.write_bytes(memory.to_bytes())
+        os.replace(fresh, file)
+    except OSError as error:
+        raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
+
+
+def federate(
+    network: Network,
+    federation: Federation,
+    *,
+    settings: FederatedSettings | None = None,
+    engine: str = "loop",
+    head_name: str | None = None,
+    agent: Agent | None = None,
+    state: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+    logged: Logged = lambda rows: None,
+    **options: Any,
+) -> Federated:
+    """Train a network on images that stay where they are (SPATL, Yu et al., SC 2022).
+
+    Clients get the encoder, train it together with a head of their own under gradient control, and
+    send back only filters that matter; the server averages each over the clients that sent it.
+
+    Parameters
+    ----------
+    network
+        What everybody begins with; not changed.
+    federation
+        Who has which images.
+    settings
+        How; or an ``algorithm`` and other settings by name.
+    engine
+        One of :data:`ENGINES`. Both give the same result, to the bit on processors.
+    head_name
+        Module path of the head, where it is more than the last layer.
+    agent
+        For the selector of that name.
+    state
+        Folder to keep the state in after every round. The same call goes on from there, also with
+        more rounds.
+    overwrite
+        Start anew in a folder that holds another federation.
+    progress
+        Called with stage, rounds done and rounds in all.
+    logged
+        Called with all rows after every round.
+    **options
+        Settings by name.
+
+    Raises
+    ------
+    InputError
+        No such setting, Flower is not installed, or a state of something else.
+    UnsupportedError
+        If the head is not found.
+    SparsightError
+        If every client fails for the same reason in the first round.
+
+    Examples
+    --------
+    >>> import sparsight
+    >>> from sparsight.datasets.scenes import CLASSES, render_scene
+    >>> from sparsight.federated import Federation, evenly
+    >>> from sparsight.datasets.pixels import Pixels
+    >>> scenes = [(render_scene(CLASSES[i % 3], seed=i).picture(), i % 3) for i in range(18)]
+    >>> network = sparsight.load("embedded")
+    >>> pixels = Pixels(network, scenes)
+    >>> federation = Federation.of(pixels, evenly(pixels.labels, 2))
+    >>> found = federate(network, federation, rounds=1, budget=0.1)
+    >>> found.log[0]["answered"], found.log[0]["up"] < found.log[0]["down"] / 5
+    ([0, 1], True)
+    """
+    if settings is None:
+        settings = FederatedSettings.preset(options.pop("algorithm", "spatl"), **options)
+    elif options:
+        settings = settings.change(**options)
+    if engine not in ENGINES:
+        raise InputError(f"no engine is called {engine!r}: choose from {', '.join(ENGINES)}")
+    if network.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            "weights in half precision cannot be trained: load them in single precision"
+        )
+    if settings.selector == "agent" and agent is None:
+        raise InputError("selector 'agent' needs one: train it, and give agent=... (--agent)")
+    setup = Setup(network, federation, settings, head_name, agent)
+    server = setup.server()
+    folder = None if state is None else Path(state)
+    if folder is not None:
+        _take_up(server, folder, setup.digest, overwrite)
+    if server.log:
+        logged(server.log)
+    if engine == "flower":
+        from sparsight.federated.flower import run
+
+        return run(setup, server, folder, progress, logged)
+    return _loop(setup, server, folder, progress, logged)
+
+
+def _take_up(server: Server, folder: Path, digest: str, overwrite: bool) -> None:
+    """Go on from a state, if there is one."""
+    try:
+        server.resume(folder, digest)
+    except InputError:
+        if not overwrite:
+            raise
+        for file in folder.glob("*.safetensors"):
+            file.unlink()
+
+
+def _loop(
+    setup: Setup, server: Server, folder: Path | None, progress: Progress, logged: Logged
+) -> Federated:
+    """Ask clients one after the other."""
+    settings = setup.settings
+    clients = [setup.client(number) for number in range(server.clients)]
+    memories = {number: read_memory(folder, number) for number in range(server.clients)}
+    while server.round < settings.rounds:
+        progress("rounds", server.round, settings.rounds)
+        start, down = time.perf_counter(), 0
+        replies: dict[int, bytes | None] = {}
+        last: SparsightError | None = None
+        for number in server.asked():
+            message = server.message(number)
+            down += len(message)
+            try:
+                replies[number], memories[number] = clients[number].train(message, memories[number])
+                write_memory(folder, number, memories[number])
+            except SparsightError as error:
+                replies[number], last = None, error
+        if last is not None and not any(replies.values()):
+            raise last
+        server.take(replies, down, time.perf_counter() - start)
+        if server.round % settings.judge == 0 or server.round == settings.rounds:
+            server.judged(
+                {n: client.judge(server.whole(n), memories[n]) for n, client in enumerate(clients)}
+            )
+        if folder is not None:
+            server.save(folder, setup.digest)
+        logged(server.log)
+    return setup.result(server, memories)

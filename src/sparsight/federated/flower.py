@@ -1,0 +1,395 @@
+"""A federation on Flower: a strategy for its server, an app for its clients.
+
+What is sent is the bytes of :mod:`sparsight.federated.packing`, in one array; what a client keeps
+is in its ``context.state``, and in a folder where it has one. Flower's telemetry and Ray's are off
+unless their variables say otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsight.errors import InputError, SparsightError
+from sparsight.federated.client import Memory
+from sparsight.federated.federate import Logged, Progress, Setup, read_memory, write_memory
+from sparsight.federated.result import Federated
+from sparsight.federated.server import Server
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns
+
+try:
+    from flwr.app import (
+        Array,
+        ArrayRecord,
+        ConfigRecord,
+        Context,
+        Message,
+        MessageType,
+        MetricRecord,
+        RecordDict,
+    )
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import Strategy
+    from flwr.supercore import telemetry
+except ImportError as error:
+    raise InputError(
+        "federations on Flower need it: pip install 'sparsight[federated]', or choose the engine "
+        "loop"
+    ) from error
+
+# Of a Flower that was imported before.
+telemetry.FLWR_TELEMETRY_ENABLED = os.environ["FLWR_TELEMETRY_ENABLED"]
+
+__all__ = ["Make", "SalientStrategy", "client_app", "run", "server_app"]
+
+Make = Callable[[Mapping[str, Any]], Setup]
+"""From an app's run configuration to what server and clients agree on."""
+
+_ARRAYS, _PAYLOAD, _MEMORY, _COUNTS, _CLIENT = "arrays", "payload", "memory", "metrics", "client"
+_NUMBER = "partition-id"
+_WAIT = 1.0  # seconds between looks for nodes
+_TIMEOUT = 3600.0
+_BEGINNING = 600.0  # seconds for nodes to come up, at least
+
+
+def _record(data: bytes) -> ArrayRecord:
+    return ArrayRecord({_PAYLOAD: Array(np.frombuffer(data, np.uint8))})
+
+
+def _bytes(record: Any) -> bytes:
+    found: bytes = record[_PAYLOAD].numpy().tobytes()
+    return found
+
+
+class SalientStrategy(Strategy):
+    """Flower's strategy of a federation, whatever its algorithm.
+
+    Parameters
+    ----------
+    server
+        At its beginning, or taken up.
+    setup
+        What server and clients agree on.
+    folder
+        Where the state is kept after every round.
+    timeout
+        Seconds to wait for nodes, and for replies.
+    progress
+        Called with stage, rounds done and rounds in all.
+    logged
+        Called with all rows after every round.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        setup: Setup,
+        *,
+        folder: Path | None = None,
+        timeout: float = _TIMEOUT,
+        progress: Progress = lambda stage, done, total: None,
+        logged: Logged = lambda rows: None,
+    ) -> None:
+        self.server, self.setup, self.folder, self.timeout = server, setup, folder, timeout
+        self._progress, self._logged = progress, logged
+        self._nodes: dict[int, int] = {}
+        self._asked: list[int] = []
+        self._down, self._start = 0, 0.0
+
+    def rounds(self, grid: Grid) -> None:
+        """Do all rounds that are left.
+
+        Raises
+        ------
+        SparsightError
+            If every client fails in the same round.
+        """
+        left = self.setup.settings.rounds - self.server.round
+        if left > 0:
+            self.start(grid, ArrayRecord(), left, self.timeout)
+
+    def summary(self) -> None:
+        """Say nothing: settings are in the log of the federation."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Write what the clients of the next round are sent."""
+        self._progress("rounds", self.server.round, self.setup.settings.rounds)
+        self._start, self._down = time.perf_counter(), 0
+        self._asked = self.server.asked()
+        nodes = self._find(grid)
+        found = []
+        for client in self._asked:
+            if client in nodes:
+                message = self.server.message(client)
+                self._down += len(message)
+                found.append(self._message(message, MessageType.TRAIN, nodes[client]))
+        return found
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take what clients sent."""
+        got: dict[int, bytes | None] = dict.fromkeys(self._asked)
+        clients = {node: client for client, node in self._nodes.items()}
+        reason = "no client answered: see that they run, and give them time"
+        for reply in replies:
+            if reply.has_error():
+                reason = _reason(str(reply.error.reason))
+                continue
+            got[clients[reply.metadata.src_node_id]] = _bytes(reply.content[_ARRAYS])
+        if not any(got.values()):
+            raise SparsightError(reason)
+        row = self.server.take(got, self._down, time.perf_counter() - self._start)
+        return None, MetricRecord({"loss": float(row.get("loss", 0.0))})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Write what clients are judged on, after rounds that are judged."""
+        settings = self.setup.settings
+        number = self.server.round
+        if number % settings.judge and number != settings.rounds:
+            return []
+        return [
+            self._message(self.server.whole(client), MessageType.EVALUATE, node)
+            for client, node in sorted(self._find(grid).items())
+        ]
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Take what clients counted, and keep the state."""
+        clients = {node: client for client, node in self._nodes.items()}
+        counts = {
+            clients[reply.metadata.src_node_id]: {
+                name: float(str(value)) for name, value in reply.content[_COUNTS].items()
+            }
+            for reply in replies
+            if not reply.has_error()
+        }
+        if counts:
+            self.server.judged(counts)
+        if self.folder is not None:
+            self.server.save(self.folder, self.setup.digest)
+        self._logged(self.server.log)
+        return None
+
+    def _message(self, data: bytes, kind: str, node: int) -> Message:
+        return Message(RecordDict({_ARRAYS: _record(data)}), dst_node_id=node, message_type=kind)
+
+    def _find(self, grid: Grid) -> dict[int, int]:
+        """Find the nodes of clients that are there; at the beginning wait for all."""
+        end = time.perf_counter() + max(self.timeout, _BEGINNING)
+        while True:
+            there = set(grid.get_node_ids())
+            strange = there - set(self._nodes.values())
+            if strange:
+                asked = [
+                    Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
+                    for node in sorted(strange)
+                ]
+                for reply in grid.send_and_receive(asked, timeout=max(self.timeout, _BEGINNING)):
+                    if not reply.has_error():
+                        number = int(str(reply.content[_CLIENT]["number"]))
+                        self._nodes[number] = reply.metadata.src_node_id
+            found = {c: node for c, node in self._nodes.items() if node in there}
+            begun = self.server.round > 0 and bool(found)
+            if len(found) >= self.server.clients or begun or time.perf_counter() > end:
+                return found
+            time.sleep(_WAIT)
+
+
+def _reason(text: str) -> str:
+    """Find what a client said of its failure in what Flower says of it."""
+    return text.rpartition("Message: ")[2].rstrip("'>\n ") or text
+
+
+def server_app(
+    make: Make, *, folder: str | Path | None = None, timeout: float = _TIMEOUT
+) -> ServerApp:
+    """Make the app of a federation's server.
+
+    Parameters
+    ----------
+    make
+        From the run configuration to what server and clients agree on.
+    folder
+        Where the state is kept after every round, and taken up again.
+    timeout
+        Seconds to wait for nodes, and for replies.
+    """
+    app = ServerApp()
+    place = None if folder is None else Path(folder)
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        setup = make(context.run_config)
+        server = setup.server()
+        if place is not None:
+            server.resume(place, setup.digest)
+        SalientStrategy(server, setup, folder=place, timeout=timeout).rounds(grid)
+
+    return app
+
+
+def client_app(make: Make, *, folder: str | Path | None = None) -> ClientApp:
+    """Make the app of a federation's clients.
+
+    Which client a node is, its configuration says: ``partition-id``.
+
+    Parameters
+    ----------
+    make
+        From the run configuration to what server and clients agree on.
+    folder
+        Where a client keeps what it keeps, besides ``context.state``, so that it can be killed.
+    """
+    app = ClientApp()
+    place = None if folder is None else Path(folder)
+
+    def begin(message: Message, context: Context) -> tuple[Any, bytes, Memory]:
+        number = int(context.node_config[_NUMBER])
+        setup = make(context.run_config)
+        if _MEMORY in context.state:
+            memory = Memory.from_bytes(_bytes(context.state[_MEMORY]))
+        else:
+            memory = read_memory(place, number)
+        return setup.client(number), _bytes(message.content[_ARRAYS]), memory
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        number = int(context.node_config[_NUMBER])
+        return Message(RecordDict({_CLIENT: ConfigRecord({"number": number})}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        client, data, memory = begin(message, context)
+        reply, memory = client.train(data, memory)
+        write_memory(place, client.number, memory)
+        context.state[_MEMORY] = _record(memory.to_bytes())
+        return Message(RecordDict({_ARRAYS: _record(reply)}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        client, data, memory = begin(message, context)
+        counts = MetricRecord(client.judge(data, memory))
+        return Message(RecordDict({_COUNTS: counts}), reply_to=message)
+
+    return app
+
+
+@lru_cache(maxsize=1)
+def _held(reference: Any) -> Setup:
+    """Fetch what Ray holds, once in a process."""
+    import ray
+
+    found: Setup = ray.get(reference)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Flower and Ray say nothing but errors for a block."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray", "flwr-telemetry")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def run(
+    setup: Setup,
+    server: Server,
+    folder: Path | None,
+    progress: Progress,
+    logged: Logged,
+    *,
+    timeout: float = _TIMEOUT,
+    workers: int | None = None,
+) -> Federated:
+    """Simulate a federation: clients run on workers of Ray on this machine.
+
+    Parameters
+    ----------
+    setup
+        What server and clients agree on.
+    server
+        At its beginning, or taken up.
+    folder
+        Where states are kept after every round.
+    progress, logged
+        As of :func:`sparsight.federated.federate`.
+    timeout
+        Seconds to wait for replies.
+    workers
+        Processes that clients run in, by default as many as there are cores.
+
+    Raises
+    ------
+    SparsightError
+        If every client fails in the same round.
+    """
+    import ray
+    from flwr.simulation import run_simulation
+
+    count = workers or os.cpu_count() or 1
+    gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
+    app = ServerApp()
+    failures: list[SparsightError] = []
+
+    with tempfile.TemporaryDirectory() as spare, _quiet():
+        place = Path(spare) if folder is None else folder
+        strategy = SalientStrategy(
+            server, setup, folder=place, timeout=timeout, progress=progress, logged=logged
+        )
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            try:
+                strategy.rounds(grid)
+            except SparsightError as error:
+                failures.append(error)
+
+        # Workers find what this process has imported where it did.
+        paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
+        ray.init(
+            num_cpus=count, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.CRITICAL, _node_ip_address="127.0.0.1",
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )  # fmt: skip
+        try:
+            reference = ray.put(setup)
+            clients = client_app(lambda config: _held(reference), folder=place)
+            run_simulation(
+                app, clients, server.clients,
+                backend_config={
+                    # A worker that is killed comes back; what its client lost is done again.
+                    "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
+                },
+            )  # fmt: skip
+        finally:
+            ray.shutdown()
+        if failures:
+            raise failures[0]
+        memories = {number: read_memory(place, number) for number in range(server.clients)}
+    return setup.result(server, memories)

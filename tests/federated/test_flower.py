@@ -1,0 +1,129 @@
+"""On Flower: the same to the bit, failures and kills survived, nothing called home."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("flwr")
+pytest.importorskip("ray")
+
+from federated.federation_kit import federation_of, network_of
+from federated.test_federate import assert_same
+from sparsight.errors import SparsightError
+from sparsight.federated import FederatedSettings, Setup, federate
+from sparsight.federated.client import Client
+from sparsight.federated.flower import run
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch):
+    """Workers have one core each: sums come out the same only with as many threads."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other work on the machine goes first else
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_flower_does_what_the_loop_does(tmp_path: Path) -> None:
+    """Every engine, every kind of message: heads, variates, part of what changed, samples."""
+    settings = FederatedSettings.preset(rounds=4, judge=2, downlink=0.5, sample=0.75, rate=0.1)
+    loop = federate(network_of(), federation_of(), settings=settings)
+    rows = []
+    found = federate(
+        network_of(), federation_of(), settings=settings, engine="flower", state=tmp_path,
+        logged=lambda log: rows.append(len(log)),
+    )  # fmt: skip
+    assert_same(found, loop)
+    assert rows == [1, 2, 3, 4]
+    assert (tmp_path / "server.safetensors").is_file()
+    more = federate(
+        network_of(), federation_of(), settings=settings.change(rounds=5), engine="flower",
+        state=tmp_path,
+    )  # fmt: skip
+    assert_same(more, federate(network_of(), federation_of(), settings=settings.change(rounds=5)))
+
+
+class Stubborn(Client):
+    """A client whose process dies in its second round, once."""
+
+    mark: str
+
+    def train(self, message: bytes, memory):
+        if self.number == 1 and memory.tried is not None and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(message, memory)
+
+
+class StubbornSetup(Setup):
+    """A federation with such a client."""
+
+    def client(self, number: int) -> Client:
+        found = super().client(number)
+        found.__class__ = Stubborn
+        found.mark = self.head_name_mark
+        return found
+
+
+def test_a_client_killed_in_a_round_does_not_stop_the_run(tmp_path: Path) -> None:
+    setup = StubbornSetup(
+        network_of(), federation_of(), FederatedSettings.preset(rounds=4, rate=0.1)
+    )
+    object.__setattr__(setup, "head_name_mark", str(tmp_path / "killed"))
+    found = run(setup, setup.server(), tmp_path / "state", lambda *_: None, lambda _: None)
+    answered = [row["answered"] for row in found.log]
+    assert answered[0] == [0, 1, 2, 3]
+    assert 1 not in answered[1]
+    assert answered[3] == [0, 1, 2, 3], "it is back"
+    assert found.log[1]["failed"]["1"] == "no answer"
+    assert (tmp_path / "killed").exists()
+
+
+class Late(Client):
+    """A client that takes too long in its first round."""
+
+    def train(self, message: bytes, memory):
+        if self.number == 0 and memory.tried is None:
+            time.sleep(6)
+        return super().train(message, memory)
+
+
+class LateSetup(Setup):
+    """A federation with such a client."""
+
+    def client(self, number: int) -> Client:
+        found = super().client(number)
+        found.__class__ = Late
+        return found
+
+
+def test_a_client_that_is_late_is_left_out_and_comes_back() -> None:
+    setup = LateSetup(
+        network_of(), federation_of(), FederatedSettings.preset(rounds=9, rate=0.1, judge=9)
+    )
+    found = run(setup, setup.server(), None, lambda *_: None, lambda _: None, timeout=3.0)
+    assert 0 not in found.log[0]["answered"]
+    assert found.log[-1]["answered"] == [0, 1, 2, 3]
+
+
+def test_clients_that_all_fail_say_why() -> None:
+    with pytest.raises(SparsightError, match=r"client \d diverged in round \d, its loss"):
+        federate(network_of(), federation_of(2), rounds=3, rate=1e30, engine="flower")
+
+
+def test_nothing_is_called_home_and_ray_is_gone() -> None:
+    import ray
+    from flwr.supercore import telemetry
+
+    assert telemetry.FLWR_TELEMETRY_ENABLED == "0"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert not ray.is_initialized()
+    assert not [t for t in threading.enumerate() if t.name.startswith("ray")]
