@@ -129,12 +129,30 @@ class WideResNet(nn.Module):
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
 
 
+class SimpleCNN(nn.Module):
+    """Two convolutions and three linear layers, as benchmarks of federations have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 5), nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
+
+
 def _network(model: nn.Module) -> Network:
     return Network(model, Preprocessing((32, 32), 32), CLASSES)
 
 
 def _unnormalised(model: nn.Module) -> Network:
     return Network(model, Preprocessing((32, 32), 32, (0.0,) * 3, (1.0,) * 3), CLASSES)
+
+
+def simple_cnn() -> Network:
+    return _network(SimpleCNN())
 
 
 def resnet8() -> Network:

@@ -334,7 +334,7 @@ def test_more_rounds_go_on_from_the_last_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is damaged: delete it"):
         federate(network_of(), federation_of(), rounds=4, state=tmp_path)
     (tmp_path / "server.safetensors").unlink()
-    (tmp_path / "client-0.safetensors").write_bytes(b"noise")
+    (tmp_path / "client-0-9.safetensors").write_bytes(b"noise")
     with pytest.raises(InputError, match="what a client kept is damaged"):
         federate(network_of(), federation_of(), rounds=4, state=tmp_path)
 

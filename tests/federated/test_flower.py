@@ -92,7 +92,7 @@ class Late(Client):
 
     def train(self, message: bytes, memory):
         if self.number == 0 and memory.tried is None:
-            time.sleep(6)
+            time.sleep(14)
         return super().train(message, memory)
 
 
@@ -107,9 +107,9 @@ class LateSetup(Setup):
 
 def test_a_client_that_is_late_is_left_out_and_comes_back() -> None:
     setup = LateSetup(
-        network_of(), federation_of(), FederatedSettings.preset(rounds=9, rate=0.1, judge=9)
+        network_of(), federation_of(), FederatedSettings.preset(rounds=4, rate=0.1, judge=4)
     )
-    found = run(setup, setup.server(), None, lambda *_: None, lambda _: None, timeout=3.0)
+    found = run(setup, setup.server(), None, lambda *_: None, lambda _: None, timeout=8.0)
     assert 0 not in found.log[0]["answered"]
     assert found.log[-1]["answered"] == [0, 1, 2, 3]
 

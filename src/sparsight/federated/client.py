@@ -73,6 +73,11 @@ class Memory:
     sure: Kept = field(default_factory=Kept)
     tried: Kept | None = None
 
+    @property
+    def last(self) -> int:
+        """The last round that the client knows of."""
+        return self.sure.round if self.tried is None else self.tried.round
+
     def settled(self, accepted: int) -> Kept:
         """Choose what holds, given the last round that the server took a reply of.
 

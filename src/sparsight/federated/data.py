@@ -270,7 +270,7 @@ class Federation:
     Attributes
     ----------
     clients
-        In order of their numbers.
+        In order of their numbers; ``None`` for those whose images are elsewhere.
     test
         Images of all classes that no client has, to measure on; if there are any.
     told
@@ -279,10 +279,45 @@ class Federation:
         Tells this federation from others.
     """
 
-    clients: tuple[ClientData, ...]
+    clients: tuple[ClientData | None, ...]
     test: Dataset[Any] | None
     told: dict[str, Any]
     digest: str
+
+    @classmethod
+    def elsewhere(
+        cls,
+        clients: int,
+        number: int | None = None,
+        data: Dataset[Any] | None = None,
+        test: Dataset[Any] | None = None,
+        *,
+        seed: int = 0,
+    ) -> Federation:
+        """Describe a federation to one who has the images of one client, or of none.
+
+        Parameters
+        ----------
+        clients
+            How many there are.
+        number, data
+            The client, and its images, of pixels and labels.
+        test
+            Images of nobody, to measure on.
+        seed
+            Of the division of a client's images.
+
+        Raises
+        ------
+        InputError
+            If there is no such client, or it has less than three images.
+        """
+        found: list[ClientData | None] = [None] * clients
+        if number is not None and data is not None:
+            if not 0 <= number < clients:
+                raise InputError(f"client {number} is none of {clients}: give 0 to {clients - 1}")
+            found[number] = ClientData.of(data, seed + number)
+        return cls(tuple(found), test, {}, f"{clients} clients elsewhere, {seed}")
 
     @classmethod
     def of(

@@ -80,10 +80,18 @@ class Setup:
         return found.hexdigest()
 
     def client(self, number: int) -> Client:
-        """Make a client."""
-        found = self.federation.clients
+        """Make a client.
+
+        Raises
+        ------
+        InputError
+            If its images are elsewhere.
+        """
+        data = self.federation.clients[number]
+        if data is None:
+            raise InputError(f"the images of client {number} are elsewhere: run it there")
         return Client(
-            number, self.network, found[number], self.settings, self.division,
+            number, self.network, data, self.settings, self.division,
             self.federation.test, self.agent,
         )  # fmt: skip
 
@@ -108,8 +116,12 @@ class Setup:
         )  # fmt: skip
 
 
-def _file(folder: Path, client: int) -> Path:
-    return folder / f"client-{client}.safetensors"
+def _files(folder: Path, client: int) -> list[tuple[int, Path]]:
+    """List what a client kept, by round, the last one last."""
+    found = [
+        (int(f.stem.rpartition("-")[2]), f) for f in folder.glob(f"client-{client}-*.safetensors")
+    ]
+    return sorted(found)
 
 
 def read_memory(folder: Path | None, client: int) -> Memory:
@@ -120,30 +132,38 @@ def read_memory(folder: Path | None, client: int) -> Memory:
     InputError
         If it is damaged.
     """
-    if folder is None or not _file(folder, client).exists():
+    files = [] if folder is None else _files(folder, client)
+    if not files:
         return Memory()
+    file = files[-1][1]
     try:
-        return Memory.from_bytes(_file(folder, client).read_bytes())
+        return Memory.from_bytes(file.read_bytes())
     except OSError as error:
-        raise InputError(f"{_file(folder, client)} cannot be read ({error})") from error
+        raise InputError(f"{file} cannot be read ({error})") from error
 
 
 def write_memory(folder: Path | None, client: int, memory: Memory) -> None:
-    """Keep it in a folder, in the place of the former one at once.
+    """Keep it in a folder, a file for each round; then earlier rounds are not needed.
+
+    A client that is late in one round can be at work on the next one already: neither must
+    overwrite what the other keeps.
 
     Raises
     ------
     InputError
         If it cannot be written.
     """
-    if folder is None:
+    if folder is None or memory.tried is None:
         return
-    file = _file(folder, client)
+    file = folder / f"client-{client}-{memory.tried.round}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = file.with_name(f".{file.name}.partial")
         fresh.write_bytes(memory.to_bytes())
         os.replace(fresh, file)
+        for number, former in _files(folder, client):
+            if number < memory.tried.round:
+                former.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
 

@@ -56,8 +56,9 @@ telemetry.FLWR_TELEMETRY_ENABLED = os.environ["FLWR_TELEMETRY_ENABLED"]
 
 __all__ = ["Make", "SalientStrategy", "client_app", "run", "server_app"]
 
-Make = Callable[[Mapping[str, Any]], Setup]
-"""From an app's run configuration to what server and clients agree on."""
+Make = Callable[[Mapping[str, Any], int | None], Setup]
+"""From an app's run configuration, and the number of the client that asks (``None``: the server),
+to what all agree on; of images, a client needs its own only, and the server none."""
 
 _ARRAYS, _PAYLOAD, _MEMORY, _COUNTS, _CLIENT = "arrays", "payload", "memory", "metrics", "client"
 _NUMBER = "partition-id"
@@ -228,9 +229,10 @@ def server_app(
     Parameters
     ----------
     make
-        From the run configuration to what server and clients agree on.
+        What server and clients agree on.
     folder
-        Where the state is kept after every round, and taken up again.
+        Where the state is kept after every round, and taken up again; at the end what came of it
+        is in ``federated`` there.
     timeout
         Seconds to wait for nodes, and for replies.
     """
@@ -239,11 +241,13 @@ def server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        setup = make(context.run_config)
+        setup = make(context.run_config, None)
         server = setup.server()
         if place is not None:
             server.resume(place, setup.digest)
         SalientStrategy(server, setup, folder=place, timeout=timeout).rounds(grid)
+        if place is not None:
+            setup.result(server, {}).save(place / "federated", overwrite=True)
 
     return app
 
@@ -256,7 +260,7 @@ def client_app(make: Make, *, folder: str | Path | None = None) -> ClientApp:
     Parameters
     ----------
     make
-        From the run configuration to what server and clients agree on.
+        What server and clients agree on.
     folder
         Where a client keeps what it keeps, besides ``context.state``, so that it can be killed.
     """
@@ -265,16 +269,18 @@ def client_app(make: Make, *, folder: str | Path | None = None) -> ClientApp:
 
     def begin(message: Message, context: Context) -> tuple[Any, bytes, Memory]:
         number = int(context.node_config[_NUMBER])
-        setup = make(context.run_config)
+        setup = make(context.run_config, number)
+        memory = read_memory(place, number)
         if _MEMORY in context.state:
-            memory = Memory.from_bytes(_bytes(context.state[_MEMORY]))
-        else:
-            memory = read_memory(place, number)
+            other = Memory.from_bytes(_bytes(context.state[_MEMORY]))
+            # Of two messages at once the later one may have been done first.
+            memory = max(memory, other, key=lambda one: one.last)
         return setup.client(number), _bytes(message.content[_ARRAYS]), memory
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
         number = int(context.node_config[_NUMBER])
+        make(context.run_config, number)  # so that the first round does not wait for it
         return Message(RecordDict({_CLIENT: ConfigRecord({"number": number})}), reply_to=message)
 
     @app.train()
@@ -379,7 +385,7 @@ def run(
         )  # fmt: skip
         try:
             reference = ray.put(setup)
-            clients = client_app(lambda config: _held(reference), folder=place)
+            clients = client_app(lambda config, number: _held(reference), folder=place)
             run_simulation(
                 app, clients, server.clients,
                 backend_config={

@@ -1,0 +1,134 @@
+"""Compare federations: rounds, bytes and accuracies on CIFAR-10, ten clients with unlike images.
+
+    python benchmarks/federate_study.py [--networks simple_cnn] [--alphas 0.1] [--seeds 0 1 2]
+
+Every algorithm trains the same network from the same weights on the same images, dealt out to ten
+clients by a Dirichlet distribution; clients keep a fifth of theirs to be judged on, and 500 images
+of all classes are nobody's. Learning rate and budgets were chosen on a ResNet-8 with other images.
+Each row is kept in ``benchmarks/results/federate.json`` as soon as it is measured, and not measured
+again. Clients run one after the other in this process: bytes are those of the messages that Flower
+would carry (``tests/federated/test_flower.py`` holds the two to the same results).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from federate_table import PAGE, frontier, table
+from overlap import CIFAR, ROOT
+from sparsight.datasets.pixels import Pixels, read_arrays
+from sparsight.federated import Agent, Federation, dirichlet, federate
+from sparsight.networks import load
+from sparsight.storage import library_versions, write_text
+from tables import stages, write_table
+
+RESULT = ROOT / "benchmarks" / "results" / "federate.json"
+AGENT = ROOT / "benchmarks" / "results" / "federate-agent.safetensors"
+CLIENTS, TESTED, JUDGE = 10, 500, 2
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is trained."""
+
+    images: int
+    rounds: int
+    methods: tuple[str, ...]
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "alone": {"algorithm": "alone"},
+    "fedavg": {"algorithm": "fedavg"},
+    "fedprox": {"algorithm": "fedprox"},
+    "fednova": {"algorithm": "fednova"},
+    "scaffold": {"algorithm": "scaffold"},
+    "fedper": {"algorithm": "fedper"},
+    "topk": {"algorithm": "topk", "budget": 0.1},
+    "randomk": {"algorithm": "randomk", "budget": 0.1},
+    "spatl": {"algorithm": "spatl"},
+    "spatl, controlled": {
+        "algorithm": "spatl", "variates": "derived", "memory": False, "downlink": 1.0,
+    },
+    "spatl, head shared": {"algorithm": "spatl", "head": "shared", "batch_norm": "shared"},
+    "spatl, norm": {"algorithm": "spatl", "selector": "norm"},
+    "spatl, random": {"algorithm": "spatl", "selector": "random"},
+    "spatl, gradient": {"algorithm": "spatl", "selector": "gradient"},
+    "spatl, blame": {"algorithm": "spatl", "selector": "blame"},
+    "spatl, agent": {"algorithm": "spatl", "selector": "agent"},
+    "spatl, entries": {"algorithm": "spatl", "selector": "entries"},
+}  # fmt: skip
+_MAIN = (
+    "alone", "fedavg", "fedprox", "fednova", "scaffold", "fedper", "topk", "randomk", "spatl",
+    "spatl, controlled", "spatl, head shared",
+)  # fmt: skip
+NETWORKS = {
+    "simple_cnn": Amounts(3000, 60, tuple(METHODS)),
+    "resnet20": Amounts(2000, 30, _MAIN),
+}
+
+
+def measure(name: str, method: str, alpha: float, seed: int, progress: Any) -> dict[str, Any]:
+    """Run one federation."""
+    amounts = NETWORKS[name]
+    torch.manual_seed(seed)
+    network = load(f"{ROOT / 'tests' / 'cifar_networks.py'}:{name}")
+    data = Pixels(network, read_arrays(CIFAR / "train.npz")[: amounts.images])
+    tests = Pixels(network, read_arrays(CIFAR / "test.npz")[:TESTED])
+    federation = Federation.of(data, dirichlet(data.labels, CLIENTS, alpha, seed), tests, seed=seed)
+    options = METHODS[method]
+    agent = Agent.load(AGENT) if options.get("selector") == "agent" else None
+    found = federate(
+        network, federation, rounds=amounts.rounds, judge=JUDGE, seed=seed, agent=agent,
+        progress=progress, **options,
+    )  # fmt: skip
+    names = ("local", "least", "global")
+    return {
+        "distance": federation.told["distance"],
+        "commonest": sum(max(c) / sum(c) for c in federation.told["counts"]) / CLIENTS,
+        "rounds": [row["round"] for row in found.log if "local" in row],
+        **{n: [row[n] for row in found.log if n in row] for n in names},
+        "up": [row["up"] for row in found.log],
+        "down": [row["down"] for row in found.log],
+    }
+
+
+def main() -> None:
+    """Measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--alphas", nargs="*", type=float, default=[0.1, 0.5])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--result", type=Path, default=RESULT, help="File to keep rows in.")
+    options = parser.parse_args()
+    if not CIFAR.is_dir():
+        print("no data beside the checkout")
+        return
+    content: dict[str, Any] = {"versions": library_versions(), "command": "make federate"}
+    if options.result.is_file():
+        content |= json.loads(options.result.read_text(encoding="utf-8"))
+    rows = content.setdefault("rows", {})
+    torch.set_flush_denormal(True)
+    with stages() as progress:
+        for name in options.networks:
+            for seed in options.seeds:
+                for alpha in options.alphas:
+                    for method in NETWORKS[name].methods:
+                        title = f"{name}|{alpha}|{seed}|{method}"
+                        if title in rows or method not in options.methods:
+                            continue
+                        rows[title] = measure(name, method, alpha, seed, progress)
+                        write_text(options.result, json.dumps(content, indent=None) + "\n")
+    if options.result == RESULT:
+        write_table(PAGE, table(content))
+        write_table(PAGE, frontier(content), "selectors")
+
+
+if __name__ == "__main__":
+    main()

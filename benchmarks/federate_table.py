@@ -1,0 +1,115 @@
+"""What the comparison of federations found, as tables of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "federated.md"
+MEBI = 2**20
+CLOSE = 0.95
+TITLES = {
+    "alone": "every client alone", "fedavg": "FedAvg", "fedprox": "FedProx", "fednova": "FedNova",
+    "scaffold": "SCAFFOLD", "fedper": "FedPer", "topk": "largest changes, single weights",
+    "randomk": "random single weights", "spatl": "SPATL, our defaults",
+    "spatl, controlled": "SPATL with gradient control", "spatl, head shared": "SPATL, head shared",
+}  # fmt: skip
+SELECTORS = {
+    "spatl": "filters that moved most", "spatl, norm": "largest L2 norm",
+    "spatl, random": "random filters", "spatl, gradient": "largest gradient x weight",
+    "spatl, blame": "profile of blame", "spatl, agent": "agent",
+    "spatl, entries": "single weights that moved most",
+}  # fmt: skip
+
+
+def cell(values: Iterable[float], scale: float = 100, digits: int = 1) -> str:
+    """Write a mean and the spread over seeds."""
+    found = [scale * value for value in values]
+    if not found:
+        return "–"
+    spread = f" ± {stdev(found):.{digits}f}" if len(found) > 1 else ""
+    return f"{mean(found):.{digits}f}{spread}"
+
+
+def spent(row: dict[str, Any], target: float) -> tuple[int, float] | None:
+    """Find the round, and the mebibytes until then, at which a client's own images come to that."""
+    for place, value in zip(row["rounds"], row["local"], strict=True):
+        if value >= target:
+            return place, (sum(row["up"][:place]) + sum(row["down"][:place])) / MEBI
+    return None
+
+
+def groups(content: dict[str, Any]) -> dict[tuple[str, float], dict[str, list[dict[str, Any]]]]:
+    """Sort rows by network and concentration, then by method."""
+    found: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = {}
+    for title, row in content["rows"].items():
+        network, alpha, _, method = title.split("|")
+        found.setdefault((network, float(alpha)), {}).setdefault(method, []).append(row)
+    return found
+
+
+def _until(rows: list[dict[str, Any]], target: float | None) -> str:
+    if target is None:
+        return "–"
+    found = [spent(row, target) for row in rows]
+    got = [one for one in found if one is not None]
+    if not got:
+        return "–"
+    rest = f" ({len(got)} of {len(found)})" if len(got) < len(found) else ""
+    return f"{mean(one[1] for one in got):.1f} in {mean(one[0] for one in got):.0f}{rest}"
+
+
+def _target(methods: dict[str, list[dict[str, Any]]], name: str) -> float | None:
+    rows = methods.get(name)
+    return None if rows is None else CLOSE * mean(row["local"][-1] for row in rows)
+
+
+def _line(title: str, rows: list[dict[str, Any]], targets: list[float | None]) -> str:
+    shares = [cell(row[name][-1] for row in rows) for name in ("local", "least", "global")]
+    cells = [
+        title, str(len(rows)), *shares,
+        cell((sum(row["up"]) / len(row["up"]) / MEBI for row in rows), 1, 2),
+        cell((sum(row["down"]) / len(row["down"]) / MEBI for row in rows), 1, 2),
+        *(_until(rows, target) for target in targets),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = (
+    "| algorithm | seeds | own | worst client | all | MiB up a round | down | MiB in rounds to "
+    "FedAvg's end | to FedPer's end |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def table(content: dict[str, Any]) -> str:
+    """Render what was found as Markdown, a table for each network and concentration."""
+    parts: list[str] = []
+    for (network, alpha), methods in sorted(groups(content).items(), key=lambda item: item[0]):
+        some = [row for rows in methods.values() for row in rows]
+        unlike = mean(row["distance"] for row in some)
+        common = mean(row["commonest"] for row in some)
+        parts += [
+            f"**{network}, concentration {alpha:g}** (clients differ from all images together by "
+            f"{100 * unlike:.0f} % of theirs; always answering with a client's commonest class "
+            f"would be right {100 * common:.0f} % of the time)", "", HEAD,
+        ]  # fmt: skip
+        targets = [_target(methods, name) for name in ("fedavg", "fedper")]
+        parts += [
+            _line(title, methods[name], targets) for name, title in TITLES.items()
+            if name in methods
+        ]  # fmt: skip
+        parts.append("")
+    return "\n".join(parts)
+
+
+def frontier(content: dict[str, Any]) -> str:
+    """Render what selectors are worth."""
+    methods = groups(content).get(("simple_cnn", 0.5), {})
+    targets = [_target(methods, name) for name in ("fedavg", "fedper")]
+    lines = [
+        _line(title, methods[name], targets) for name, title in SELECTORS.items()
+        if name in methods
+    ]  # fmt: skip
+    return "\n".join([HEAD.replace("algorithm", "what is sent", 1), *lines, ""])
