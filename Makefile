@@ -19,7 +19,7 @@ PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden robust-maps views pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate robust-maps views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,12 @@ chains: $(STAMP)  ## Extract chains of two-class sub-tasks and compare them; how
 harden: $(STAMP)  ## Compare ways to prune under attack; what masks cost
 	$(BIN)/python benchmarks/harden_study.py
 	$(BIN)/python benchmarks/harden_speed.py
+
+federate: $(STAMP)  ## Compare federations; what they cost; how small clients' networks can be
+	$(BIN)/python benchmarks/teach_agent.py
+	$(BIN)/python benchmarks/federate_study.py
+	$(BIN)/python benchmarks/federate_smaller.py
+	$(BIN)/python benchmarks/federate_speed.py
 
 robust-maps: $(STAMP)  ## Compare maps of robust networks and others, dense and traced
 	$(BIN)/python benchmarks/robust_maps.py

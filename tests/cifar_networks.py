@@ -143,6 +143,23 @@ class SimpleCNN(nn.Module):
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
 
 
+def vgg11() -> Network:
+    """VGG-11 for 32 x 32 px, without normalisations."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for outputs in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
+        if not outputs:
+            layers.append(nn.MaxPool2d(2))
+            continue
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        nn.init.kaiming_normal_(
+            conv.weight, nonlinearity="relu"
+        )  # else so deep a one learns little
+        layers += [conv, nn.ReLU()]
+        inputs = outputs
+    return _network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10)))
+
+
 def _network(model: nn.Module) -> Network:
     return Network(model, Preprocessing((32, 32), 32), CLASSES)
 

@@ -39,16 +39,18 @@ def accuracy_chart(report: FederateReport, *, by_bytes: bool = False) -> Markup:
     for part in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(horizontal(part, TOP + tall * (1 - part), WIDTH, percent(part, 0)))
     for kind, name in enumerate(_NAMES):
-        points = " ".join(
-            f"{LEFT + inner * place / most:.1f},{TOP + tall * (1 - row[name]):.1f}"
+        points = [
+            (LEFT + inner * place / most, TOP + tall * (1 - row[name]), row)
             for place, row in zip(places, report.log, strict=True)
             if name in row
-        )
-        if points:
-            parts.append(
-                f'<polyline class="line line{kind}" points="{points}"><title>{name}</title>'
-                "</polyline>"
-            )
+        ]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+        parts.append(f'<polyline class="line line{kind}" points="{line}"/>')
+        parts += [
+            f'<circle class="dot{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.2"><title>'
+            f"{name}, round {row['round']}: {percent(row[name])}</title></circle>"
+            for x, y, row in points
+        ]
     end = plain_number(most) if by_bytes else str(int(most))
     parts.append(
         f'<text class="tick" x="{LEFT}" y="{HEIGHT - 14}">0</text>'
