@@ -221,6 +221,19 @@ def test_part_of_what_changed_goes_down_and_clients_hold_what_the_server_thinks(
         setup.client(0).train(_with(server.message(0), accepted=0), Memory())
 
 
+def test_who_began_with_old_weights_does_not_pull_new_ones_back() -> None:
+    """A client learns next to nothing, on weights of which it has heard only in part."""
+    setup = setup_of(downlink=0.1, variates="none", budget=1.0)
+    server, memories = play(setup, 3)
+    assert any(not torch.equal(server.known[0][n], v) for n, v in server.tensors.items())
+    idle = replace(setup, settings=setup.settings.change(rate=1e-12)).client(0)
+    before = {name: value.clone() for name, value in server.tensors.items()}
+    reply, _ = idle.train(server.message(0), memories[0])
+    server.take({0: reply}, 0, 0.0)
+    for name, value in server.tensors.items():
+        assert torch.allclose(value, before[name], atol=1e-6), name
+
+
 def _with(message: bytes, **facts: int) -> bytes:
     """Change the plain values of a message."""
     length = int.from_bytes(message[:8], "little")

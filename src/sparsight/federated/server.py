@@ -151,7 +151,7 @@ class Server:
                 reasons[str(client)] = str(error)
         before = dict(self.tensors)
         if taken:
-            self._average(taken, before)
+            self._average({c: self._rebased(c, p) for c, p in taken.items()}, before)
         for client in taken:
             self.accepted[client] = self.round + 1
             if client in self._sent:
@@ -188,6 +188,17 @@ class Server:
             raise InputError("a reply is not complete: was it sent by this run?")
         return payload
 
+    def _rebased(self, client: int, payload: Payload) -> Payload:
+        """Put what a client learnt on the server's weights, where it began with older ones."""
+        got = self._sent.get(client)
+        if got is None:
+            return payload
+        values = {
+            name: value if name.startswith(CONTROL) else self.tensors[name] + (value - got[name])
+            for name, value in payload.values.items()
+        }
+        return Payload(values, payload.masks, payload.facts)
+
     def _average(self, taken: Mapping[int, Payload], before: Mapping[str, Tensor]) -> None:
         settings = self.settings
         images = {client: float(p.facts["images"]) for client, p in taken.items()}
@@ -213,10 +224,10 @@ class Server:
             for client, payload in taken.items():
                 change = payload.values.get(CONTROL + name)
                 if change is None:
-                    got = self._sent.get(client, before)[name]
+                    known = self._sent.get(client, before)[CONTROL + name]
                     change = variate_change(
-                        got, payload.values[name], self._sent.get(client, before)[CONTROL + name],
-                        payload.mask(name), steps[client] * settings.rate,
+                        old, payload.values[name], known, payload.mask(name),
+                        steps[client] * settings.rate,
                     )  # fmt: skip
                 total += change
             self.tensors[CONTROL + name] = control + (total / self.clients).to(old.dtype)
