@@ -52,9 +52,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "topk": {"algorithm": "topk", "budget": 0.1},
     "randomk": {"algorithm": "randomk", "budget": 0.1},
     "spatl": {"algorithm": "spatl"},
-    "spatl, controlled": {
-        "algorithm": "spatl", "variates": "derived", "memory": False, "downlink": 1.0,
-    },
+    "spatl, controlled": {"algorithm": "spatl", "variates": "derived"},
+    "spatl, half down": {"algorithm": "spatl", "downlink": 0.5},
     "spatl, head shared": {"algorithm": "spatl", "head": "shared", "batch_norm": "shared"},
     "spatl, norm": {"algorithm": "spatl", "selector": "norm"},
     "spatl, random": {"algorithm": "spatl", "selector": "random"},
@@ -65,11 +64,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _MAIN = (
     "alone", "fedavg", "fedprox", "fednova", "scaffold", "fedper", "topk", "randomk", "spatl",
-    "spatl, controlled", "spatl, head shared",
+    "spatl, controlled", "spatl, half down", "spatl, head shared",
 )  # fmt: skip
 NETWORKS = {
-    "simple_cnn": Amounts(3000, 60, tuple(METHODS)),
-    "resnet20": Amounts(2000, 30, _MAIN),
+    "simple_cnn": Amounts(2000, 30, tuple(METHODS)),
+    "resnet20": Amounts(1500, 20, _MAIN),
 }
 
 

@@ -14,7 +14,8 @@ TITLES = {
     "alone": "every client alone", "fedavg": "FedAvg", "fedprox": "FedProx", "fednova": "FedNova",
     "scaffold": "SCAFFOLD", "fedper": "FedPer", "topk": "largest changes, single weights",
     "randomk": "random single weights", "spatl": "SPATL, our defaults",
-    "spatl, controlled": "SPATL with gradient control", "spatl, head shared": "SPATL, head shared",
+    "spatl, controlled": "SPATL with gradient control",
+    "spatl, half down": "SPATL, half of the rows down", "spatl, head shared": "SPATL, head shared",
 }  # fmt: skip
 SELECTORS = {
     "spatl": "filters that moved most", "spatl, norm": "largest L2 norm",

@@ -47,7 +47,7 @@ def main() -> None:
     images = read_arrays(CIFAR / "train.npz")[FIRST : FIRST + IMAGES]
     data = Pixels(network, images)
     federation = Federation.of(data, dirichlet(data.labels, CLIENTS, 0.5, SEED), seed=SEED)
-    settings = FederatedSettings.preset(rounds=9, seed=SEED, epochs=2, rate=0.1)
+    settings = FederatedSettings.preset(rounds=9, seed=SEED)
     found = lessons(Setup(network, federation, settings), 9, every=4)
     agent = Agent(SEED)
     with stages("agent") as progress:

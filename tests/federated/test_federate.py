@@ -72,7 +72,7 @@ def test_every_algorithm_learns_and_leaves_the_network_alone(algorithm: str) -> 
 
 def test_federated_averaging_is_what_it_is_called() -> None:
     """A plain loop written from the definition: train a copy on each client, average by images."""
-    setup = setup_of("fedavg", augment=False, rate=0.1)
+    setup = setup_of("fedavg", augment=False, rate=0.1, epochs=1)
     server, _ = play(setup, 1)
     network, total = network_of(), 0
     sums = {name: torch.zeros_like(v).double() for name, v in network.model.state_dict().items()}
@@ -479,8 +479,8 @@ def test_heads_are_found_by_use_and_named_where_they_are_more() -> None:
         ({"proximal": -1.0}, "proximal -1"),
         ({"head": "nowhere"}, "no head is called"),
         ({"selector": "best"}, "no selector is called"),
-        ({"memory": True}, "choose memory, or variates"),
-        ({"normalised": True}, "FedNova has no gradient control"),
+        ({"memory": True, "variates": "sent"}, "choose memory, or variates"),
+        ({"normalised": True, "variates": "sent"}, "FedNova has no gradient control"),
         ({"speed": 9}, "no setting 'speed'"),
     ],
 )

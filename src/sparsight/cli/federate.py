@@ -79,8 +79,8 @@ def federate(
     rounds: Annotated[int, typer.Option(min=1, rich_help_panel=_TRAINING)] = 50,
     epochs: Annotated[
         int, typer.Option(min=1, help="Of a client in a round.", rich_help_panel=_TRAINING)
-    ] = 1,
-    rate: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_TRAINING)] = 0.05,
+    ] = 2,
+    rate: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=_TRAINING)] = 0.1,
     momentum: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 0.0,
     batch: Annotated[
         int, typer.Option(min=1, help="Images per step.", rich_help_panel=_TRAINING)

@@ -194,7 +194,7 @@ class Client:
         steps, loss = self._fit(classifier, number, before, server, own)
         state = classifier.model.state_dict()
         after = {name: state[name].detach() for name in before}
-        if self.settings.memory:
+        if self.settings.remembers:
             unsent = {n: kept.tensors.get(_UNSENT + n, torch.zeros_like(after[n])) for n in names}
             after |= {name: after[name] + unsent[name] for name in names}
         seen = self._see(classifier, before, after, number)
@@ -218,7 +218,7 @@ class Client:
             reply = Payload({**after, **sent}, {**masks, **told}, facts)
         keeps = {LOCAL + name: state[name].detach() for name in self.division.local}
         keeps |= {CONTROL + name: own[name] + change for name, change in changes.items()}
-        if self.settings.memory:
+        if self.settings.remembers:
             for name in names:
                 rest = (after[name] - before[name]) * ~reply.mask(name)
                 keeps[_UNSENT + name] = rest

@@ -50,7 +50,8 @@ class FederatedSettings:
     variates
         One of :data:`VARIATES`.
     memory
-        Whether a client adds what it did not send to what it sends later.
+        Whether a client adds what it did not send to what it sends later; by default, wherever
+        gradients are not controlled.
     proximal
         Pull of the server's weights on a client's while it trains (FedProx).
     normalised
@@ -66,18 +67,18 @@ class FederatedSettings:
     algorithm: str = "spatl"
     rounds: int = 50
     sample: float = 1.0
-    epochs: int = 1
+    epochs: int = 2
     batch: int = 32
-    rate: float = 0.05
+    rate: float = 0.1
     momentum: float = 0.0
     weight_decay: float = 1e-5
     head: str = "local"
     batch_norm: str = "local"
     selector: str = "update"
-    budget: float = 0.25
+    budget: float = 0.1
     downlink: float = 1.0
-    variates: str = "derived"
-    memory: bool = False
+    variates: str = "none"
+    memory: bool | None = None
     proximal: float = 0.0
     normalised: bool = False
     augment: bool = True
@@ -149,6 +150,13 @@ class FederatedSettings:
         return replace(self, **changes)
 
     @property
+    def remembers(self) -> bool:
+        """Whether what is not sent is sent later."""
+        if self.memory is None:
+            return self.variates == "none" and self.selector != "all"
+        return self.memory
+
+    @property
     def controlled(self) -> bool:
         """Whether gradients are controlled."""
         return self.variates != "none"
@@ -170,8 +178,8 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "fednova": {**_EVERYTHING, "normalised": True},
     "scaffold": {**_EVERYTHING, "variates": "sent"},
     "fedper": {**_EVERYTHING, "head": "local", "batch_norm": "local"},
-    "topk": {**_EVERYTHING, "selector": "entries", "budget": 0.25, "memory": True},
-    "randomk": {**_EVERYTHING, "selector": "random-entries", "budget": 0.25},
+    "topk": {**_EVERYTHING, "selector": "entries", "budget": 0.1},
+    "randomk": {**_EVERYTHING, "selector": "random-entries", "budget": 0.1, "memory": False},
 }
 """What distinguishes each algorithm from the defaults.
 
