@@ -35,7 +35,7 @@ def network_of(model: nn.Module | None = None) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = Net() if model is None else model
-    return Network(made.eval(), Preprocessing((8, 8), 8), CLASSES)
+    return Network(made if model is not None else made.eval(), Preprocessing((8, 8), 8), CLASSES)
 
 
 def images_of(count: int, seed: int = 0) -> list[tuple[np.ndarray, int]]:

@@ -15,7 +15,7 @@ from torch import nn
 from contracts import untouched
 from federated.federation_kit import Net, federation_of, images_of, network_of
 from sparsight.datasets.pixels import Pixels, augment, batches, drawn
-from sparsight.errors import InputError, NumericalError, UnsupportedError
+from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.federated import (
     ALGORITHMS,
     Client,
@@ -51,7 +51,7 @@ def play(setup: Setup, rounds: int, lost: dict[int, set[int]] | None = None):
                 server.message(client), memories[client]
             )
             gone = lost is not None and client in lost.get(number, set())
-            replies[client] = None if gone else reply
+            replies[client] = "no answer" if gone else reply
         server.take(replies, 0, 0.0)
     return server, memories
 
@@ -68,6 +68,31 @@ def test_every_algorithm_learns_and_leaves_the_network_alone(algorithm: str) -> 
     again = federate(network, federation_of(), algorithm=algorithm, rounds=8, rate=0.2, judge=8)
     for one, other in zip(found.log, again.log, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}, "same seed, same result"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_can_ask_some_clients_only(algorithm: str) -> None:
+    """Those that never trained are judged as well."""
+    found = federate(network_of(), federation_of(), algorithm=algorithm, rounds=2, sample=0.5)
+    assert found.log[0]["local"] >= 0
+    assert found.log[0]["judging"] > 0
+
+
+def test_what_is_sent_later_counts_once() -> None:
+    """Top-k with memory: over the rounds the server moves as far as clients' changes, averaged."""
+    setup = setup_of("topk", budget=0.2, rate=1e-3, augment=False)
+    server, memories = play(setup, 12)
+    plain, _ = play(setup_of("fedavg", rate=1e-3, augment=False), 12)
+    start = setup.server().tensors
+    images = {n: len(setup.federation.clients[n].train) for n in memories}
+    for name in ("one.weight", "two.weight", "hidden.weight"):
+        unsent = sum(
+            images[n] * memory.settled(12).tensors["unsent:" + name]
+            for n, memory in memories.items()
+        ) / sum(images.values())  # fmt: skip
+        moved = server.tensors[name] - start[name] + unsent
+        expected = plain.tensors[name] - start[name]
+        assert float((moved - expected).norm() / expected.norm()) < 0.05
 
 
 def test_federated_averaging_is_what_it_is_called() -> None:
@@ -275,7 +300,7 @@ def test_a_lost_reply_costs_a_round_and_nothing_else() -> None:
     assert server.accepted == {0: 2, 1: 1, 2: 2, 3: 2}
     first, second = memories[1].settled(1), others[1].settled(1)
     assert all(torch.equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
-    with pytest.raises(InputError, match="this client remembers round 1"):
+    with pytest.raises(InputError, match="this client remembers round 1: they are not of one run"):
         memories[1].settled(7)
 
 
@@ -291,7 +316,7 @@ def test_replies_that_make_no_sense_are_left_out() -> None:
     assert "cannot be used" in row["failed"]["2"]
     assert set(row["failed"]) == {"1", "2", "3"}
     before = {name: value.clone() for name, value in server.tensors.items()}
-    server.take({0: None, 1: other}, 0, 0.0)
+    server.take({0: "no answer", 1: other}, 0, 0.0)
     assert server.log[-1]["answered"] == []
     assert all(torch.equal(before[name], value) for name, value in server.tensors.items())
 
@@ -389,9 +414,72 @@ def test_a_client_that_fails_does_not_stop_the_others(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Client, "train", train)
     found = federate(network_of(), federation_of(), rounds=2)
     assert [row["answered"] for row in found.log] == [[0, 1, 3]] * 2
+    assert found.log[0]["failed"] == {"2": "its images are gone: give others"}
+    alone = federate(network_of(), federation_of(), rounds=8, sample=0.25)
+    assert [] in [row["answered"] for row in alone.log], "a round nobody answers changes nothing"
     monkeypatch.setattr(Client, "train", lambda *_: (_ for _ in ()).throw(NumericalError("all")))
     with pytest.raises(NumericalError, match="all"):
         federate(network_of(), federation_of(), rounds=2)
+
+
+def test_a_client_that_cannot_be_judged_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Client.judge
+
+    def judge(self: Client, message: bytes, memory: Memory):
+        if self.number == 1:
+            raise InputError("its images are gone: give others")
+        return original(self, message, memory)
+
+    monkeypatch.setattr(Client, "judge", judge)
+    assert federate(network_of(), federation_of(), rounds=1).log[0]["local"] >= 0
+
+
+def test_a_normalisation_over_one_image_is_said() -> None:
+    class Flat(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm3 = nn.BatchNorm1d(12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(self.norm1(self.one(x)))
+            x = self.hidden(F.relu(self.norm2(self.two(x))).mean((2, 3)))
+            return self.fc(F.relu(self.norm3(x)))
+
+    with pytest.raises(InputError, match=r"cannot train on a batch of 1 .* or group norms"):
+        federate(network_of(Flat().eval()), federation_of(), rounds=1, batch=1)
+
+
+def test_only_our_files_go_when_a_state_is_replaced(tmp_path: Path) -> None:
+    federate(network_of(), federation_of(), rounds=1, state=tmp_path)
+    (tmp_path / "mine.safetensors").write_bytes(b"mine")
+    (tmp_path / "client-0-mine.safetensors").write_bytes(b"mine")
+    federate(network_of(), federation_of(), rounds=1, state=tmp_path, rate=0.3, overwrite=True)
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"mine"
+    assert (tmp_path / "client-0-mine.safetensors").exists()
+
+
+def test_hostile_counts_are_refused() -> None:
+    setup = setup_of()
+    server = setup.server()
+    good, _ = setup.client(0).train(server.message(0), Memory())
+    before = {name: value.clone() for name, value in server.tensors.items()}
+    for facts in ({"images": 10**400}, {"images": 1e308}, {"steps": float("inf")}, {"loss": 1e99}):
+        row = server.take({0: _with(good, round=server.round + 1, **facts)}, 0, 0.0)
+        assert row["answered"] == []
+    assert all(torch.equal(before[name], value) for name, value in server.tensors.items())
+
+
+def test_another_test_set_is_another_federation(tmp_path: Path) -> None:
+    network = network_of()
+    data = Pixels(network, images_of(60))
+    parts = [list(range(30)), list(range(30, 60))]
+    for number, test in enumerate([None, Pixels(network, images_of(6, 3))]):
+        federation = Federation.of(data, parts, test)
+        if number:
+            with pytest.raises(InputError, match="other images"):
+                federate(network, federation, rounds=2, state=tmp_path)
+        else:
+            federate(network, federation, rounds=1, state=tmp_path)
 
 
 def test_a_rate_that_is_too_large_is_said() -> None:
@@ -449,6 +537,17 @@ def test_heads_are_found_by_use_and_named_where_they_are_more() -> None:
     shared = Division.of(network, "shared", "shared")
     assert "norm1.running_var" in shared.statistics
     assert shared.local == ("norm1.num_batches_tracked", "norm2.num_batches_tracked")
+    with pytest.raises(InputError, match="means nothing"):
+        Division.of(network, "shared", head_name="fc")
+    tied = Net()
+    tied.hidden = nn.Linear(8, 8)
+    tied.fc = nn.Linear(8, 8)
+    tied.fc.weight = tied.hidden.weight
+    twins = Network(tied.eval(), Preprocessing((8, 8), 8), tuple("abcdefgh"))
+    with pytest.raises(UnsupportedError, match="is one with a weight that lives elsewhere"):
+        Division.of(twins, head_name="fc")
+    with pytest.raises(InputError, match="no normalisations over a batch"):
+        group_norms(group_norms(network))
     with pytest.raises(InputError, match="no module 'nose'"):
         Division.of(network, head_name="nose")
 
@@ -482,6 +581,8 @@ def test_heads_are_found_by_use_and_named_where_they_are_more() -> None:
         ({"memory": True, "variates": "sent"}, "choose memory, or variates"),
         ({"normalised": True, "variates": "sent"}, "FedNova has no gradient control"),
         ({"speed": 9}, "no setting 'speed'"),
+        ({"algorithm": "fedavg", "budget": 0.1}, "selector 'all' sends everything"),
+        ({"head": "whole"}, "the whole network stays"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], reason: str) -> None:
@@ -493,6 +594,14 @@ def test_what_cannot_be_trained_is_refused() -> None:
     network = network_of()
     with pytest.raises(InputError, match="no engine is called"):
         federate(network, federation_of(), engine="magic")
+    with pytest.raises(InputError, match=r"give settings.change"):
+        federate(network, federation_of(), settings=FederatedSettings(), rounds=2)
+    with pytest.raises(InputError, match="timeout 0: give seconds"):
+        federate(network, federation_of(), timeout=0.0)
+    with pytest.raises(NetworkError):
+        federate(network_of(Net().train()), federation_of())
+    with pytest.raises(TypeError):
+        FederatedSettings(algorithm="fedavg")
     half = Network(Net().half().eval(), Preprocessing((8, 8), 8), ("a", "b", "c"))
     with pytest.raises(InputError, match="half precision cannot be trained"):
         federate(half, federation_of())

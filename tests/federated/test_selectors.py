@@ -96,6 +96,13 @@ def test_the_profile_of_blame_is_the_mean_over_images_of_the_sizes_of_their_grad
         assert torch.allclose(found[name], value, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["norm", "random", "agent"])
+def test_small_layers_are_not_forgotten(name: str) -> None:
+    """At a budget of a twentieth a layer of eight filters still sends one."""
+    masks = choose(name, seen_of(Agent()), 0.06)
+    assert int(masks["one.weight"].sum()) >= 1
+
+
 def test_random_filters_are_others_each_round() -> None:
     seen = seen_of()
     first = choose("random", seen, 0.5)

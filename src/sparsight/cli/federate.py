@@ -85,6 +85,22 @@ def federate(
     batch: Annotated[
         int, typer.Option(min=1, help="Images per step.", rich_help_panel=_TRAINING)
     ] = 32,
+    proximal: Annotated[
+        float | None,
+        typer.Option(
+            help="Pull of the server's weights while clients train.",
+            rich_help_panel=_TRAINING,
+            show_default="0.01 for fedprox, else 0",
+        ),
+    ] = None,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment/--no-augment",
+            help="Shift and mirror images at random.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = True,
     judge: Annotated[
         int,
         typer.Option(
@@ -154,6 +170,9 @@ def federate(
         str,
         typer.Option(help="flower (on Ray's workers) or loop (in this process)."),
     ] = "flower",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a round on Flower waits for replies.")
+    ] = 3600.0,
     seed: shared.SeedOption = 0,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
@@ -167,6 +186,8 @@ def federate(
     The same command, run again after an interruption, goes on after the last full round; with more
     --rounds it goes on from the last one. OUT/federated holds networks and page.
     """
+    import torch
+
     from sparsight.cli.data import read_data
     from sparsight.errors import InputError
     from sparsight.federated import Agent, FederatedSettings, Federation, group_norms
@@ -180,14 +201,16 @@ def federate(
 
     given: dict[str, Any] = {
         "head": head, "selector": selector, "budget": budget, "variates": variates,
+        "proximal": proximal,
     }  # fmt: skip
     settings = FederatedSettings.preset(
         algorithm, rounds=rounds, epochs=epochs, rate=rate, momentum=momentum, batch=batch,
-        judge=judge, sample=sample, downlink=downlink, seed=seed,
+        judge=judge, sample=sample, downlink=downlink, seed=seed, augment=augment,
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     if alpha is not None and classes_each is not None:
         raise InputError("--alpha and --classes-each deal images out in two ways: choose one")
+    torch.manual_seed(seed)  # of random weights
     network = load(model, weights=weights, labels=labels, device=device)
     network = group_norms(network) if group_norm else network
     folder, state = out / "federated", out / "state"
@@ -209,7 +232,8 @@ def federate(
         found = run(
             network, federation, settings=settings, engine=engine, head_name=head_name,
             agent=None if agent is None else Agent.load(agent), state=state, overwrite=overwrite,
-            progress=display.step, logged=(lambda rows: None) if as_json else table,
+            timeout=timeout, progress=display.step,
+            logged=(lambda rows: None) if as_json else table,
         )  # fmt: skip
         report = FederateReport(
             network.spec, found.settings, list(network.labels), found.told, found.log

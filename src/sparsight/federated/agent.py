@@ -22,6 +22,7 @@ __all__ = ["Agent", "Episode", "layer_features", "teach"]
 
 _FEATURES, _WIDTH = 10, 32
 _CLIP, _INNER, _RATE = 0.2, 10, 3e-4  # of PPO, as published
+_OURS = Path(__file__).parent / "agent.safetensors"
 _LEAST = 0.02  # share of a layer
 
 
@@ -116,15 +117,24 @@ class Agent(nn.Module):
         return dict(zip(seen.after, rates.tolist(), strict=True))
 
     def save(self, file: str | Path) -> Path:
-        """Write the agent as one safetensors file."""
+        """Write the agent as one safetensors file.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written.
+        """
         file = Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: v.contiguous() for n, v in self.state_dict().items()}, file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({n: v.contiguous() for n, v in self.state_dict().items()}, file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {file} ({error}): choose another place") from error
         return file
 
     @classmethod
-    def load(cls, file: str | Path) -> Agent:
-        """Read an agent.
+    def load(cls, file: str | Path = _OURS) -> Agent:
+        """Read an agent; by default the one that comes along, taught on other federations.
 
         Raises
         ------

@@ -13,7 +13,10 @@ __all__ = ["average", "average_steps", "effective_steps", "variate_change"]
 
 
 def average(
-    server: Mapping[str, Tensor], uploads: Sequence[tuple[float, Payload]]
+    server: Mapping[str, Tensor],
+    uploads: Sequence[tuple[float, Payload]],
+    *,
+    everybody: bool = False,
 ) -> dict[str, Tensor]:
     r"""Average each entry over the clients that sent it; what nobody sent stays.
 
@@ -25,6 +28,9 @@ def average(
         Tensors by name.
     uploads
         Weight and payload of each client.
+    everybody
+        Average over all clients, those who did not send an entry with the server's value: where
+        they send later what they keep back now, it would count several times otherwise.
 
     Returns
     -------
@@ -47,6 +53,9 @@ def average(
                 mask = payload.mask(name)
                 total += share * mask * payload.values[name].double()
                 weight += share * mask
+                if everybody:
+                    total += share * ~mask * old.double()
+                    weight += share * ~mask
         mean = (total / weight.clamp(min=torch.finfo(torch.float64).tiny)).to(old.dtype)
         found[name] = torch.where(weight > 0, mean, old)
     return found

@@ -91,7 +91,8 @@ class Memory:
         if self.sure.round != accepted:
             raise InputError(
                 f"the server took a reply in round {accepted}, this client remembers round "
-                f"{self.sure.round}: it lost what it keeps, start it with its folder"
+                f"{self.sure.round}: they are not of one run; start both with their folders, or "
+                "both without"
             )
         return self.sure
 
@@ -227,9 +228,7 @@ class Client:
         return pack(reply), Memory(kept, Kept(number, keeps))
 
     def judge(self, message: bytes, memory: Memory) -> dict[str, float]:
-        """Count right answers of the client's network as it is now.
-
-        A client that never trained fits what is its own first: the encoder stays as it is.
+        """Count right answers of the client's network as it is now, see :meth:`network_of`.
 
         Returns
         -------
@@ -242,11 +241,7 @@ class Client:
         InputError
             If the message is not one of this federation.
         """
-        payload, kept = self._receive(message, memory)
-        classifier = self._classifier(payload, kept)
-        if not kept.round and self.division.local:
-            self._adapt(classifier)
-        classifier.eval()
+        classifier = self._own(message, memory)
         found: dict[str, float] = {}
         for name, data in (("local", self.data.test), ("global", self.test)):
             if data is not None:
@@ -257,14 +252,23 @@ class Client:
     def network_of(self, message: bytes, memory: Memory) -> Network:
         """Return the client's network as it is now.
 
+        A client that never trained fits what is its own to its images first: what is the server's
+        stays as it is.
+
         Raises
         ------
         InputError
             If the message is not one of this federation.
         """
-        payload, kept = self._receive(message, memory)
-        classifier = self._classifier(payload, kept).eval()
+        classifier = self._own(message, memory)
         return classifier.network(self.network, f"{self.network.spec} (client {self.number})")
+
+    def _own(self, message: bytes, memory: Memory) -> PixelClassifier:
+        payload, kept = self._receive(message, memory)
+        classifier = self._classifier(payload, kept)
+        if not kept.round:
+            self._adapt(classifier)
+        return classifier.eval()
 
     def _receive(self, message: bytes, memory: Memory) -> tuple[Payload, Kept]:
         state = self.network.model.state_dict()
@@ -273,7 +277,8 @@ class Client:
         payload = unpack(message, like, ("", CONTROL))
         try:
             kept = memory.settled(int(payload.facts["accepted"]))
-            missing = set(names) - set(payload.values)
+            wanted = {CONTROL + name for name in self.division.shared if self._controls(payload)}
+            missing = ({*names} | wanted) - set(payload.values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError("a message names no round: was it sent by this run?") from error
         if missing:
@@ -331,20 +336,34 @@ class Client:
             losses.append(loss)
         return len(losses), sum(losses) / len(losses)
 
+    def _controls(self, payload: Payload) -> bool:
+        """Whether a message is to train under gradient control."""
+        return self.settings.controlled and bool(payload.facts.get("trains"))
+
     def _adapt(self, classifier: PixelClassifier) -> None:
         """Fit what is the client's own, the encoder as it is."""
-        classifier.requires_grad_(False)
         named = dict(classifier.model.named_parameters())
         own = [named[name] for name in self.division.local if name in named]
-        for _ in self._steps(classifier, own, 0):
+        if not own:
+            return
+        classifier.requires_grad_(False)
+        local = {name.rpartition(".")[0] for name in self.division.local}
+        for _ in self._steps(classifier, own, 0, local):
             pass
 
     def _steps(
-        self, classifier: PixelClassifier, parameters: list[nn.Parameter], number: int
+        self,
+        classifier: PixelClassifier,
+        parameters: list[nn.Parameter],
+        number: int,
+        trained: set[str] | None = None,
     ) -> Iterator[float]:
         """Go through the client's images; after each loss gradients may be changed."""
         settings = self.settings
         classifier.train()
+        if trained is not None:  # the others keep their statistics
+            for name, module in classifier.model.named_modules():
+                module.train(name in trained)
         for parameter in parameters:
             parameter.requires_grad_()
         optimizer = torch.optim.SGD(
@@ -360,7 +379,7 @@ class Client:
                     x = augment(pixels, generator) if settings.augment else pixels
                     optimizer.zero_grad()
                     with torch.enable_grad():
-                        loss = F.cross_entropy(classifier(x.to(device)), labels.to(device))
+                        loss = F.cross_entropy(self._answer(classifier, x), labels.to(device))
                     loss.backward()
                     value = float(loss.detach())
                     if value != value or value == float("inf"):
@@ -370,6 +389,16 @@ class Client:
                         )
                     yield value
                     optimizer.step()
+
+    def _answer(self, classifier: PixelClassifier, x: Tensor) -> Tensor:
+        try:
+            found: Tensor = classifier(x.to(self.network.device))
+        except ValueError as error:  # a normalisation over a batch of one
+            raise InputError(
+                f"client {self.number} cannot train on a batch of {len(x)} ({error}): give it more "
+                "images, larger batches, or group norms"
+            ) from error
+        return found
 
     def look(self, message: bytes, memory: Memory) -> Seen:
         """Train for a round, and return what the client knows when it chooses what to send.

@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TRIES = 1000
+_STRONGEST = 2.0
 _MIN = 3  # one image to train on, one to choose by, one to measure on
 
 
@@ -104,6 +105,8 @@ def dirichlet(
 
 def few_classes(labels: Tensor, clients: int, each: int, seed: int = 0) -> list[list[int]]:
     """Give every client images of few classes only, each class to about as many clients.
+
+    Images of classes that no client has are left out.
 
     Parameters
     ----------
@@ -347,8 +350,10 @@ class Federation:
         Raises
         ------
         InputError
-            If a client has less than three images.
+            If a client has less than three images, or ``styles`` is out of range.
         """
+        if not 0 <= styles <= _STRONGEST:
+            raise InputError(f"styles {styles:g}: give 0 to {_STRONGEST:g}, such as 0.3")
         found = []
         for number, part in enumerate(parts):
             own: Dataset[Any] = Subset(data, list(part))
@@ -356,5 +361,6 @@ class Federation:
                 own = Styled(own, number, seed, styles)
             found.append(ClientData.of(own, seed + number))
         told = statistics(data.labels, parts)
-        digest = f"{data.digest()} {[list(p) for p in parts]} {seed} {styles}"
+        others = test.digest() if isinstance(test, Pixels) else test and len(test)  # type: ignore[arg-type]
+        digest = f"{data.digest()} {[list(p) for p in parts]} {seed} {styles} {others}"
         return cls(tuple(found), test, told, digest)

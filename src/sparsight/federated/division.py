@@ -24,6 +24,8 @@ def find_head(network: Network) -> str:
     ------
     UnsupportedError
         If the last layer has another number of outputs.
+    NetworkError
+        A network in training mode.
 
     Examples
     --------
@@ -31,6 +33,7 @@ def find_head(network: Network) -> str:
     >>> find_head(sparsight.load("embedded"))
     'fc'
     """
+    network.require_eval()
     used: list[tuple[str, int]] = []
 
     def see(call: LayerCall) -> None:
@@ -98,9 +101,11 @@ class Division:
         InputError
             If there is no such module, or nothing is left to share.
         UnsupportedError
-            If the head is not found.
+            If the head is not found, or is one with another layer.
         """
         model = network.model
+        if head != "local" and head_name is not None:
+            raise InputError(f"the head is not local, so {head_name!r} means nothing: leave it out")
         stays: set[str] = set()
         if head == "local":
             name = find_head(network) if head_name is None else head_name
@@ -128,6 +133,13 @@ class Division:
         statistics = tuple(n for n in buffers if n in floating and not local(n))
         if not shared and head != "whole":
             raise InputError("nothing is left to share: name a smaller head")
+        owners: dict[int, bool] = {}
+        for name, value in model.named_parameters(remove_duplicate=False):
+            if owners.setdefault(id(value), local(name)) != local(name):
+                raise UnsupportedError(
+                    f"{name} is one with a weight that lives elsewhere: share the head "
+                    "(head='shared')"
+                )
         kept = {*shared, *statistics}
         rest = tuple(name for name in [*parameters, *buffers] if name not in kept)
         return cls(shared, statistics, rest)
@@ -146,6 +158,11 @@ def group_norms(network: Network, groups: int = 8) -> Network:
     groups
         Of a normalisation; the largest divisor of its channels that is not larger.
 
+    Raises
+    ------
+    InputError
+        If there is none to replace.
+
     Examples
     --------
     >>> import sparsight
@@ -154,9 +171,11 @@ def group_norms(network: Network, groups: int = 8) -> Network:
     False
     """
     made = PixelClassifier.of(network)
+    replaced = False
     for name, module in list(made.model.named_modules()):
         if not isinstance(module, _BATCH_NORMS):
             continue
+        replaced = True
         count = module.num_features
         most = max(g for g in range(1, groups + 1) if count % g == 0)
         fresh = nn.GroupNorm(most, count, module.eps, affine=module.affine)
@@ -164,4 +183,6 @@ def group_norms(network: Network, groups: int = 8) -> Network:
             fresh.load_state_dict({"weight": module.weight, "bias": module.bias})
         parent, _, last = name.rpartition(".")
         setattr(made.model.get_submodule(parent), last, fresh.to(network.device, network.dtype))
+    if not replaced:
+        raise InputError("the network has no normalisations over a batch: leave group norms out")
     return made.network(network, f"{network.spec} (group norms)")

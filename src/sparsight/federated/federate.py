@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,7 +105,10 @@ class Setup:
         shared = {n: server.tensors[n] for n in (*self.division.shared, *self.division.statistics)}
         own = {}
         for client, memory in sorted(memories.items()):
-            kept = memory.settled(server.accepted.get(client, 0))
+            try:
+                kept = memory.settled(server.accepted.get(client, 0))
+            except InputError:  # it lost what it kept, which is in the log
+                continue
             if kept.round:
                 own[client] = {
                     n.removeprefix(LOCAL): v for n, v in kept.tensors.items()
@@ -118,10 +122,8 @@ class Setup:
 
 def _files(folder: Path, client: int) -> list[tuple[int, Path]]:
     """List what a client kept, by round, the last one last."""
-    found = [
-        (int(f.stem.rpartition("-")[2]), f) for f in folder.glob(f"client-{client}-*.safetensors")
-    ]
-    return sorted(found)
+    files = [(file.stem.rpartition("-")[2], file) for file in folder.glob(f"client-{client}-*")]
+    return sorted((int(n), f) for n, f in files if n.isdigit() and f.suffix == ".safetensors")
 
 
 def read_memory(folder: Path | None, client: int) -> Memory:
@@ -178,6 +180,7 @@ def federate(
     agent: Agent | None = None,
     state: str | Path | None = None,
     overwrite: bool = False,
+    timeout: float = 3600.0,
     progress: Progress = lambda stage, done, total: None,
     logged: Logged = lambda rows: None,
     **options: Any,
@@ -194,9 +197,10 @@ def federate(
     federation
         Who has which images.
     settings
-        How; or an ``algorithm`` and other settings by name.
+        How; or give an ``algorithm`` and other settings by name.
     engine
-        One of :data:`ENGINES`. Both give the same result, to the bit on processors.
+        One of :data:`ENGINES`. Both give the same result, to the bit on processors if torch has
+        one thread here, as Ray's workers have.
     head_name
         Module path of the head, where it is more than the last layer.
     agent
@@ -206,6 +210,8 @@ def federate(
         more rounds.
     overwrite
         Start anew in a folder that holds another federation.
+    timeout
+        Seconds that a round on Flower waits for replies.
     progress
         Called with stage, rounds done and rounds in all.
     logged
@@ -219,8 +225,10 @@ def federate(
         No such setting, Flower is not installed, or a state of something else.
     UnsupportedError
         If the head is not found.
+    NetworkError
+        A network in training mode.
     SparsightError
-        If every client fails for the same reason in the first round.
+        If nobody answers in the first round, or in several rounds in a row: what the last one said.
 
     Examples
     --------
@@ -239,7 +247,8 @@ def federate(
     if settings is None:
         settings = FederatedSettings.preset(options.pop("algorithm", "spatl"), **options)
     elif options:
-        settings = settings.change(**options)
+        raise InputError("settings and single ones: give settings.change(...), or an algorithm")
+    network.require_eval()
     if engine not in ENGINES:
         raise InputError(f"no engine is called {engine!r}: choose from {', '.join(ENGINES)}")
     if network.dtype in (torch.float16, torch.bfloat16):
@@ -247,7 +256,9 @@ def federate(
             "weights in half precision cannot be trained: load them in single precision"
         )
     if settings.selector == "agent" and agent is None:
-        raise InputError("selector 'agent' needs one: train it, and give agent=... (--agent)")
+        agent = Agent.load()
+    if not timeout > 0:
+        raise InputError(f"timeout {timeout:g}: give seconds")
     setup = Setup(network, federation, settings, head_name, agent)
     server = setup.server()
     folder = None if state is None else Path(state)
@@ -258,7 +269,7 @@ def federate(
     if engine == "flower":
         from sparsight.federated.flower import run
 
-        return run(setup, server, folder, progress, logged)
+        return run(setup, server, folder, progress, logged, timeout=timeout)
     return _loop(setup, server, folder, progress, logged)
 
 
@@ -269,8 +280,10 @@ def _take_up(server: Server, folder: Path, digest: str, overwrite: bool) -> None
     except InputError:
         if not overwrite:
             raise
-        for file in folder.glob("*.safetensors"):
-            file.unlink()
+        server.forget(folder)
+        for file in folder.iterdir():
+            if re.fullmatch(r"client-\d+-\d+\.safetensors", file.name):
+                file.unlink()
 
 
 def _loop(
@@ -283,7 +296,7 @@ def _loop(
     while server.round < settings.rounds:
         progress("rounds", server.round, settings.rounds)
         start, down = time.perf_counter(), 0
-        replies: dict[int, bytes | None] = {}
+        replies: dict[int, bytes | str] = {}
         last: SparsightError | None = None
         for number in server.asked():
             message = server.message(number)
@@ -292,15 +305,29 @@ def _loop(
                 replies[number], memories[number] = clients[number].train(message, memories[number])
                 write_memory(folder, number, memories[number])
             except SparsightError as error:
-                replies[number], last = None, error
-        if last is not None and not any(replies.values()):
-            raise last
+                replies[number], last = str(error), error
         server.take(replies, down, time.perf_counter() - start)
+        if last is not None and server.silent:
+            raise last
         if server.round % settings.judge == 0 or server.round == settings.rounds:
-            server.judged(
-                {n: client.judge(server.whole(n), memories[n]) for n, client in enumerate(clients)}
-            )
+            server.judged(*_judge(server, clients, memories))
         if folder is not None:
             server.save(folder, setup.digest)
         logged(server.log)
     return setup.result(server, memories)
+
+
+def _judge(
+    server: Server, clients: Sequence[Client], memories: Mapping[int, Memory]
+) -> tuple[dict[int, dict[str, float]], int]:
+    """Ask clients that can to count their right answers; the bytes that it takes."""
+    found: dict[int, dict[str, float]] = {}
+    spent = 0
+    for number, client in enumerate(clients):
+        message = server.whole(number)
+        spent += len(message)
+        try:
+            found[number] = client.judge(message, memories[number])
+        except SparsightError:  # it fails in training as well, which is in the log
+            continue
+    return found, spent

@@ -64,7 +64,8 @@ _ARRAYS, _PAYLOAD, _MEMORY, _COUNTS, _CLIENT = "arrays", "payload", "memory", "m
 _NUMBER = "partition-id"
 _WAIT = 1.0  # seconds between looks for nodes
 _TIMEOUT = 3600.0
-_BEGINNING = 600.0  # seconds for nodes to come up, at least
+_BEGINNING = 600.0  # seconds for nodes to come up
+_SILENCE = "no answer: see that it runs, and give it time"
 
 
 def _record(data: bytes) -> ArrayRecord:
@@ -109,7 +110,7 @@ class SalientStrategy(Strategy):
         self._progress, self._logged = progress, logged
         self._nodes: dict[int, int] = {}
         self._asked: list[int] = []
-        self._down, self._start = 0, 0.0
+        self._down, self._judging, self._start = 0, 0, 0.0
 
     def rounds(self, grid: Grid) -> None:
         """Do all rounds that are left.
@@ -146,17 +147,17 @@ class SalientStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take what clients sent."""
-        got: dict[int, bytes | None] = dict.fromkeys(self._asked)
+        got: dict[int, bytes | str] = dict.fromkeys(self._asked, _SILENCE)
         clients = {node: client for client, node in self._nodes.items()}
-        reason = "no client answered: see that they run, and give them time"
         for reply in replies:
+            client = clients[reply.metadata.src_node_id]
             if reply.has_error():
-                reason = _reason(str(reply.error.reason))
-                continue
-            got[clients[reply.metadata.src_node_id]] = _bytes(reply.content[_ARRAYS])
-        if not any(got.values()):
-            raise SparsightError(reason)
+                got[client] = _reason(str(reply.error.reason))
+            else:
+                got[client] = _bytes(reply.content[_ARRAYS])
         row = self.server.take(got, self._down, time.perf_counter() - self._start)
+        if self.server.silent:
+            raise SparsightError(next(iter(row["failed"].values())))
         return None, MetricRecord({"loss": float(row.get("loss", 0.0))})
 
     def configure_evaluate(
@@ -167,10 +168,10 @@ class SalientStrategy(Strategy):
         number = self.server.round
         if number % settings.judge and number != settings.rounds:
             return []
-        return [
-            self._message(self.server.whole(client), MessageType.EVALUATE, node)
-            for client, node in sorted(self._find(grid).items())
-        ]
+        nodes = sorted(self._find(grid).items())
+        messages = [(self.server.whole(client), node) for client, node in nodes]
+        self._judging = sum(len(message) for message, _ in messages)
+        return [self._message(data, MessageType.EVALUATE, node) for data, node in messages]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -185,7 +186,7 @@ class SalientStrategy(Strategy):
             if not reply.has_error()
         }
         if counts:
-            self.server.judged(counts)
+            self.server.judged(counts, self._judging)
         if self.folder is not None:
             self.server.save(self.folder, self.setup.digest)
         self._logged(self.server.log)
@@ -195,8 +196,14 @@ class SalientStrategy(Strategy):
         return Message(RecordDict({_ARRAYS: _record(data)}), dst_node_id=node, message_type=kind)
 
     def _find(self, grid: Grid) -> dict[int, int]:
-        """Find the nodes of clients that are there; at the beginning wait for all."""
-        end = time.perf_counter() + max(self.timeout, _BEGINNING)
+        """Find the nodes of clients that are there; at the beginning wait for all.
+
+        Raises
+        ------
+        InputError
+            If two nodes say that they are the same client, or one is none.
+        """
+        end = time.perf_counter() + _BEGINNING
         while True:
             there = set(grid.get_node_ids())
             strange = there - set(self._nodes.values())
@@ -205,10 +212,21 @@ class SalientStrategy(Strategy):
                     Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
                     for node in sorted(strange)
                 ]
-                for reply in grid.send_and_receive(asked, timeout=max(self.timeout, _BEGINNING)):
-                    if not reply.has_error():
-                        number = int(str(reply.content[_CLIENT]["number"]))
-                        self._nodes[number] = reply.metadata.src_node_id
+                for reply in grid.send_and_receive(asked, timeout=_BEGINNING):
+                    if reply.has_error():
+                        continue
+                    number = int(str(reply.content[_CLIENT]["number"]))
+                    if not 0 <= number < self.server.clients:
+                        raise InputError(
+                            f"a node says that it is client {number} of {self.server.clients}: "
+                            f"number nodes from 0 ({_NUMBER})"
+                        )
+                    if self._nodes.get(number) in there:
+                        raise InputError(
+                            f"two nodes say that they are client {number}: number them apart "
+                            f"({_NUMBER})"
+                        )
+                    self._nodes[number] = reply.metadata.src_node_id
             found = {c: node for c, node in self._nodes.items() if node in there}
             begun = self.server.round > 0 and bool(found)
             if len(found) >= self.server.clients or begun or time.perf_counter() > end:
@@ -358,7 +376,9 @@ def run(
     import ray
     from flwr.simulation import run_simulation
 
-    count = workers or os.cpu_count() or 1
+    if ray.is_initialized():
+        raise InputError("Ray is at work in this process already: end it (ray.shutdown()) first")
+    count = workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
     gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
     app = ServerApp()
     failures: list[SparsightError] = []
@@ -379,7 +399,7 @@ def run(
         # Workers find what this process has imported where it did.
         paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
         ray.init(
-            num_cpus=count, include_dashboard=False, log_to_driver=False,
+            "local", num_cpus=count, include_dashboard=False, log_to_driver=False,
             logging_level=logging.CRITICAL, _node_ip_address="127.0.0.1",
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )  # fmt: skip

@@ -68,7 +68,7 @@ def lessons(setup: Setup, rounds: int, every: int = 1) -> list[Episode]:
     memories = [Memory() for _ in clients]
     found: list[Episode] = []
     for number in range(rounds):
-        replies: dict[int, bytes | None] = {}
+        replies: dict[int, bytes | str] = {}
         down = 0
         for place in server.asked():
             message = server.message(place)

@@ -87,8 +87,11 @@ class Seen:
         rows: dict[str, list[Tensor]] = {}
         for group, piece in units.pieces(found):
             rows.setdefault(group.parts[0].matrix.parameter, []).append(piece)
+        # What has no units, such as an embedding of positions, goes first.
         return {
-            name: torch.cat(rows[name]) if name in rows else value.new_zeros(len(value))
+            name: torch.cat(rows[name])
+            if name in rows
+            else value.new_full((len(value),), torch.inf)
             for name, value in self.after.items()
         }
 
@@ -261,7 +264,7 @@ def choose(name: str, seen: Seen, budget: float) -> dict[str, Tensor]:
     if name not in SELECTORS:
         raise InputError(f"no selector is called {name!r}: choose from {', '.join(SELECTORS)}")
     selector = SELECTORS[name]
-    if name == "all" or budget == 1:
+    if name == "all" or budget == 1 or not seen.after:
         return {}
     bytes_ = int(budget * _BYTES * sum(value.numel() for value in seen.after.values()))
     scores = selector.scores(seen)
@@ -283,4 +286,4 @@ def _ranks(values: Tensor, share: float) -> Tensor:
     order = torch.argsort(values.detach().cpu(), descending=True, stable=True)
     places = torch.empty(len(values), dtype=torch.float64)
     places[order] = torch.arange(len(values), dtype=torch.float64)
-    return -(places + 0.5) / (share * len(values))
+    return -(places + 0.5) / max(1.0, share * len(values))  # of a small layer at least one

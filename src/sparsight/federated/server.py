@@ -25,6 +25,8 @@ from sparsight.networks import Network
 __all__ = ["Server"]
 
 _STATE = "server.safetensors"
+_MOST = 1e12  # images or steps of a client: more are a mistake, or worse
+_SILENT = 3  # rounds in a row
 
 
 @dataclass
@@ -90,10 +92,11 @@ class Server:
     def whole(self, client: int) -> bytes:
         """Write what a client is sent to be judged on: everything that is not its own."""
         tensors = {n: v for n, v in self.tensors.items() if not n.startswith(CONTROL)}
-        return pack(Payload(tensors, {}, self._facts(client)))
+        return pack(Payload(tensors, {}, self._facts(client, trains=False)))
 
-    def _facts(self, client: int) -> dict[str, Any]:
-        return {"round": self.round + 1, "accepted": self.accepted.get(client, 0)}
+    def _facts(self, client: int, *, trains: bool) -> dict[str, Any]:
+        accepted = self.accepted.get(client, 0)
+        return {"round": self.round + 1, "accepted": accepted, "trains": trains}
 
     def _payload(self, client: int) -> Payload:
         known = self.known.get(client)
@@ -112,11 +115,11 @@ class Server:
                 values[name] = torch.where(shaped, value, known[name])
         if self.settings.downlink < 1:
             self._sent[client] = values
-        return Payload(values, masks, self._facts(client))
+        return Payload(values, masks, self._facts(client, trains=True))
 
     def take(
         self,
-        replies: Mapping[int, bytes | None],
+        replies: Mapping[int, bytes | str],
         down: int,
         seconds: float,
     ) -> dict[str, Any]:
@@ -125,7 +128,7 @@ class Server:
         Parameters
         ----------
         replies
-            By client that was asked; ``None`` of those that failed or came too late.
+            By client that was asked; of those that failed or came too late the reason.
         down
             Bytes that were sent to them.
         seconds
@@ -141,8 +144,8 @@ class Server:
         reasons: dict[str, str] = {}
         up = 0
         for client, reply in sorted(replies.items()):
-            if reply is None:
-                reasons[str(client)] = "no answer"
+            if isinstance(reply, str):
+                reasons[str(client)] = reply
                 continue
             up += len(reply)
             try:
@@ -175,9 +178,9 @@ class Server:
         facts = payload.facts
         try:
             told = int(facts["round"]), int(facts["client"])
-            plain = int(facts["images"]) > 0 and int(facts["steps"]) > 0
-            finite = abs(float(facts["loss"])) < float("inf")
-        except (KeyError, TypeError, ValueError) as error:
+            plain = 0 < int(facts["images"]) < _MOST and 0 < int(facts["steps"]) < _MOST
+            finite = abs(float(facts["loss"])) < _MOST
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError("a reply says nothing of itself: was it sent by this run?") from error
         if told != (self.round + 1, client) or not plain or not finite:
             raise InputError(
@@ -213,7 +216,7 @@ class Server:
                 shared, [(images[c], steps[c], payload) for c, payload in taken.items()]
             )
         else:
-            self.tensors |= average(shared, plain)
+            self.tensors |= average(shared, plain, everybody=settings.remembers)
         statistics = {name: before[name] for name in self.division.statistics}
         self.tensors |= average(statistics, plain)
         if not settings.controlled:
@@ -242,16 +245,28 @@ class Server:
             if self.tensors[name].ndim >= 2
         }
 
-    def judged(self, counts: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    @property
+    def silent(self) -> bool:
+        """Whether nobody has answered yet, or nobody for several rounds."""
+        return not self.accepted or not any(row["answered"] for row in self.log[-_SILENT:])
+
+    def judged(self, counts: Mapping[int, Mapping[str, float]], bytes_: int) -> dict[str, float]:
         """Add accuracies to the last row: the mean over clients of what they counted.
+
+        Parameters
+        ----------
+        counts
+            By client, see :meth:`Client.judge`; of those that could count.
+        bytes_
+            That were sent to them for it.
 
         Returns
         -------
         dict
             ``local``, on the clients' own images; ``global``, on images of nobody; the worst
-            client's ``least``.
+            client's ``least``; ``judging``, the bytes.
         """
-        found: dict[str, float] = {}
+        found: dict[str, float] = {"judging": bytes_}
         for name in ("local", "global"):
             shares = [
                 own[f"{name} right"] / own[f"{name} images"]
@@ -291,6 +306,10 @@ class Server:
             raise InputError(
                 f"cannot write {folder} ({error}): make room, and run it again"
             ) from error
+
+    def forget(self, folder: Path) -> None:
+        """Remove the state in a folder, if there is one."""
+        (folder / _STATE).unlink(missing_ok=True)
 
     def resume(self, folder: Path, digest: str) -> bool:
         """Take up the state in a folder, if there is one.

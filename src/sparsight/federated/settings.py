@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -28,7 +28,7 @@ class FederatedSettings:
     Attributes
     ----------
     algorithm
-        Name of a preset, one of :data:`ALGORITHMS`.
+        What :meth:`preset` made these of, one of :data:`ALGORITHMS`.
     rounds
         How many.
     sample
@@ -64,7 +64,7 @@ class FederatedSettings:
         Of everything drawn.
     """
 
-    algorithm: str = "spatl"
+    algorithm: str = field(default="spatl", init=False)
     rounds: int = 50
     sample: float = 1.0
     epochs: int = 2
@@ -89,7 +89,6 @@ class FederatedSettings:
         from sparsight.federated.selectors import SELECTORS
 
         for name, value, known in (
-            ("algorithm", self.algorithm, tuple(ALGORITHMS)),
             ("head", self.head, HEADS),
             ("batch_norm", self.batch_norm, PLACES),
             ("selector", self.selector, tuple(SELECTORS)),
@@ -113,6 +112,13 @@ class FederatedSettings:
             )
         if not (isfinite(self.proximal) and self.proximal >= 0):
             raise InputError(f"proximal {self.proximal:g}: give 0 or more")
+        if self.selector == "all" and self.budget < 1:
+            raise InputError(
+                f"selector 'all' sends everything, whatever the budget of {self.budget:g}: leave "
+                "it at 1, or choose another selector"
+            )
+        if self.head == "whole" and self.selector != "all":
+            raise InputError("the whole network stays with its client: leave selector at 'all'")
         if self.memory and self.variates != "none":
             raise InputError(
                 "what was not sent cannot be added later under gradient control, which would take "
@@ -139,15 +145,19 @@ class FederatedSettings:
             known = ", ".join(ALGORITHMS)
             raise InputError(f"no algorithm is called {algorithm!r}: choose from {known}")
         values = {**ALGORITHMS[algorithm], **changes}
-        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        unknown = sorted(set(values) - (set(cls.__dataclass_fields__) - {"algorithm"}))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
             raise InputError(f"a federation has no setting {unknown[0]!r}: choose from {known}")
-        return cls(algorithm=algorithm, **values)
+        found = cls(**values)
+        object.__setattr__(found, "algorithm", algorithm)
+        return found
 
     def change(self, **changes: Any) -> FederatedSettings:
         """Return these settings, some of them changed."""
-        return replace(self, **changes)
+        found = replace(self, **changes)
+        object.__setattr__(found, "algorithm", self.algorithm)
+        return found
 
     @property
     def remembers(self) -> bool:
