@@ -23,13 +23,12 @@ import torch
 from federate_table import PAGE, frontier, table
 from overlap import CIFAR, ROOT
 from sparsight.datasets.pixels import Pixels, read_arrays
-from sparsight.federated import Agent, Federation, dirichlet, federate
+from sparsight.federated import Federation, dirichlet, federate
 from sparsight.networks import load
 from sparsight.storage import library_versions, write_text
 from tables import stages, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "federate.json"
-AGENT = ROOT / "benchmarks" / "results" / "federate-agent.safetensors"
 CLIENTS, TESTED, JUDGE = 10, 500, 2
 
 
@@ -53,6 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "randomk": {"algorithm": "randomk", "budget": 0.1},
     "spatl": {"algorithm": "spatl"},
     "spatl, controlled": {"algorithm": "spatl", "variates": "derived"},
+    "spatl, forgetful": {"algorithm": "spatl", "memory": False},
     "spatl, half down": {"algorithm": "spatl", "downlink": 0.5},
     "spatl, head shared": {"algorithm": "spatl", "head": "shared", "batch_norm": "shared"},
     "spatl, norm": {"algorithm": "spatl", "selector": "norm"},
@@ -64,7 +64,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _MAIN = (
     "alone", "fedavg", "fedprox", "fednova", "scaffold", "fedper", "topk", "randomk", "spatl",
-    "spatl, controlled", "spatl, half down", "spatl, head shared",
+    "spatl, controlled", "spatl, forgetful", "spatl, half down", "spatl, head shared",
 )  # fmt: skip
 NETWORKS = {
     "simple_cnn": Amounts(2000, 30, tuple(METHODS)),
@@ -81,9 +81,8 @@ def measure(name: str, method: str, alpha: float, seed: int, progress: Any) -> d
     tests = Pixels(network, read_arrays(CIFAR / "test.npz")[:TESTED])
     federation = Federation.of(data, dirichlet(data.labels, CLIENTS, alpha, seed), tests, seed=seed)
     options = METHODS[method]
-    agent = Agent.load(AGENT) if options.get("selector") == "agent" else None
     found = federate(
-        network, federation, rounds=amounts.rounds, judge=JUDGE, seed=seed, agent=agent,
+        network, federation, rounds=amounts.rounds, judge=JUDGE, seed=seed,
         progress=progress, **options,
     )  # fmt: skip
     names = ("local", "least", "global")

@@ -15,6 +15,7 @@ TITLES = {
     "scaffold": "SCAFFOLD", "fedper": "FedPer", "topk": "largest changes, single weights",
     "randomk": "random single weights", "spatl": "SPATL, our defaults",
     "spatl, controlled": "SPATL with gradient control",
+    "spatl, forgetful": "SPATL, what is not sent is lost",
     "spatl, half down": "SPATL, half of the rows down", "spatl, head shared": "SPATL, head shared",
 }  # fmt: skip
 SELECTORS = {

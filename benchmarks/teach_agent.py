@@ -3,8 +3,8 @@
     python benchmarks/teach_agent.py [--rounds 30]
 
 What it learns from: federations of a ResNet-8 on images of CIFAR-10 that no study reports on, dealt
-out anew. Writes ``benchmarks/results/federate-agent.safetensors``, which the study of selectors
-reads, and says by how much its reward has grown.
+out anew. Writes the agent that comes along with the library, and says by how much its reward has
+grown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sparsight.federated import (
 from sparsight.networks import load
 from tables import stages
 
-RESULT = ROOT / "benchmarks" / "results" / "federate-agent.safetensors"
+RESULT = ROOT / "src" / "sparsight" / "federated" / "agent.safetensors"
 FIRST, IMAGES, CLIENTS, SEED = 12_000, 600, 5, 77
 BUDGET = 0.1
 
