@@ -23,6 +23,7 @@ import torch
 from federate_table import PAGE, frontier, table
 from overlap import CIFAR, ROOT
 from sparsight.datasets.pixels import Pixels, read_arrays
+from sparsight.errors import NumericalError
 from sparsight.federated import Federation, dirichlet, federate
 from sparsight.networks import load
 from sparsight.storage import library_versions, write_text
@@ -47,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fedprox": {"algorithm": "fedprox"},
     "fednova": {"algorithm": "fednova"},
     "scaffold": {"algorithm": "scaffold"},
+    "scaffold, slower": {"algorithm": "scaffold", "rate": 0.03},
     "fedper": {"algorithm": "fedper"},
     "topk": {"algorithm": "topk", "budget": 0.1},
     "randomk": {"algorithm": "randomk", "budget": 0.1},
@@ -63,7 +65,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "spatl, entries": {"algorithm": "spatl", "selector": "entries"},
 }  # fmt: skip
 _MAIN = (
-    "alone", "fedavg", "fedprox", "fednova", "scaffold", "fedper", "topk", "randomk", "spatl",
+    "alone", "fedavg", "fedprox", "fednova", "scaffold", "scaffold, slower", "fedper", "topk", "randomk", "spatl",
     "spatl, controlled", "spatl, forgetful", "spatl, half down", "spatl, head shared",
 )  # fmt: skip
 NETWORKS = {
@@ -81,18 +83,28 @@ def measure(name: str, method: str, alpha: float, seed: int, progress: Any) -> d
     tests = Pixels(network, read_arrays(CIFAR / "test.npz")[:TESTED])
     federation = Federation.of(data, dirichlet(data.labels, CLIENTS, alpha, seed), tests, seed=seed)
     options = METHODS[method]
-    found = federate(
-        network, federation, rounds=amounts.rounds, judge=JUDGE, seed=seed,
-        progress=progress, **options,
-    )  # fmt: skip
+    log: list[dict[str, Any]] = []
+    diverged = False
+
+    def keep(rows: list[dict[str, Any]]) -> None:
+        log[:] = rows
+
+    try:
+        federate(
+            network, federation, rounds=amounts.rounds, judge=JUDGE, seed=seed, progress=progress,
+            logged=keep, **options,
+        )  # fmt: skip
+    except NumericalError:
+        diverged = True
     names = ("local", "least", "global")
     return {
         "distance": federation.told["distance"],
         "commonest": sum(max(c) / sum(c) for c in federation.told["counts"]) / CLIENTS,
-        "rounds": [row["round"] for row in found.log if "local" in row],
-        **{n: [row[n] for row in found.log if n in row] for n in names},
-        "up": [row["up"] for row in found.log],
-        "down": [row["down"] for row in found.log],
+        "diverged": diverged,
+        "rounds": [row["round"] for row in log if "local" in row],
+        **{n: [row[n] for row in log if n in row] for n in names},
+        "up": [row["up"] for row in log],
+        "down": [row["down"] for row in log],
     }
 
 

@@ -12,7 +12,8 @@ MEBI = 2**20
 CLOSE = 0.95
 TITLES = {
     "alone": "every client alone", "fedavg": "FedAvg", "fedprox": "FedProx", "fednova": "FedNova",
-    "scaffold": "SCAFFOLD", "fedper": "FedPer", "topk": "largest changes, single weights",
+    "scaffold": "SCAFFOLD", "scaffold, slower": "SCAFFOLD, rate 0.03",
+    "fedper": "FedPer", "topk": "largest changes, single weights",
     "randomk": "random single weights", "spatl": "SPATL, our defaults",
     "spatl, controlled": "SPATL with gradient control",
     "spatl, forgetful": "SPATL, what is not sent is lost",
@@ -70,8 +71,9 @@ def _target(methods: dict[str, list[dict[str, Any]]], name: str) -> float | None
 
 def _line(title: str, rows: list[dict[str, Any]], targets: list[float | None]) -> str:
     shares = [cell(row[name][-1] for row in rows) for name in ("local", "least", "global")]
+    lost = sum(row["diverged"] for row in rows)
     cells = [
-        title, str(len(rows)), *shares,
+        f"{title} (diverged: {lost})" if lost else title, str(len(rows)), *shares,
         cell((sum(row["up"]) / len(row["up"]) / MEBI for row in rows), 1, 2),
         cell((sum(row["down"]) / len(row["down"]) / MEBI for row in rows), 1, 2),
         *(_until(rows, target) for target in targets),

@@ -47,8 +47,8 @@ def main() -> None:
     images = read_arrays(CIFAR / "train.npz")[FIRST : FIRST + IMAGES]
     data = Pixels(network, images)
     federation = Federation.of(data, dirichlet(data.labels, CLIENTS, 0.5, SEED), seed=SEED)
-    settings = FederatedSettings.preset(rounds=9, seed=SEED)
-    found = lessons(Setup(network, federation, settings), 9, every=4)
+    settings = FederatedSettings.preset(rounds=21, seed=SEED)
+    found = lessons(Setup(network, federation, settings), 21, first=12, every=4)
     agent = Agent(SEED)
     with stages("agent") as progress:
         rewards = teach(
@@ -57,7 +57,12 @@ def main() -> None:
     agent.save(options.result)
     few = max(1, len(rewards) // 6)
     first, last = sum(rewards[:few]) / few, sum(rewards[-few:]) / few
-    print(f"{len(found)} lessons; reward {first:.3f} at first, {last:.3f} at last")
+    every = [
+        one.reward({n: torch.ones(len(v), dtype=torch.bool) for n, v in one.seen.after.items()})
+        for one in found
+    ]
+    whole = sum(every) / len(every)
+    print(f"{len(found)} lessons; nats {first:.3f} at first, {last:.3f} at last, all {whole:.3f}")
 
 
 if __name__ == "__main__":

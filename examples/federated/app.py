@@ -39,5 +39,5 @@ def make(config: Mapping[str, Any], number: int | None) -> Setup:
     return _setup(int(config["clients"]), int(config["scenes"]), options, number)
 
 
-client = client_app(make)
+client = client_app(make, folder="federation")
 server = server_app(make, folder="federation")

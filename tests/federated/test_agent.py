@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from contracts import untouched
 from federated.federation_kit import federation_of, network_of
@@ -62,11 +63,14 @@ def test_it_learns_to_give_to_the_layer_that_is_rewarded(seen: Seen) -> None:
     assert teach(same, [Episode(seen, judge)], 0.3, rounds=25, each=16, rate=3e-3) == rewards
 
 
-def test_the_reward_is_the_share_of_what_everything_would_do(seen: Seen) -> None:
+def test_the_reward_is_what_a_choice_takes_away_from_the_loss(seen: Seen) -> None:
     every = {n: torch.ones(len(v), dtype=torch.bool) for n, v in seen.after.items()}
-    with untouched(seen.like.model):
-        assert reward(seen, every) == pytest.approx(1.0, abs=1e-4)
-        assert reward(seen, {n: ~m for n, m in every.items()}) == pytest.approx(0.0, abs=1e-4)
+    weights = {f"model.{name}": value for name, value in seen.before.items()}
+    with untouched(seen.like.model), torch.no_grad():
+        assert reward(seen, {n: ~m for n, m in every.items()}) == 0.0
+        old = torch.func.functional_call(seen.classifier, weights, (seen.batch[0],))
+        losses = [F.cross_entropy(x, seen.batch[1]) for x in (old, seen.classifier(seen.batch[0]))]
+        assert reward(seen, every) == pytest.approx(float(losses[0] - losses[1]), abs=1e-5)
 
 
 def test_lessons_come_from_rounds_and_serve_another_network(tmp_path: Path) -> None:

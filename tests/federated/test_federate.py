@@ -403,6 +403,20 @@ def test_a_new_client_fits_its_head_and_leaves_the_encoder() -> None:
     assert counts["local images"] == len(setup.federation.clients[0].test)
 
 
+def test_who_comes_later_gets_a_network_as_well() -> None:
+    network = network_of()
+    found = federate(network, federation_of(), rounds=2)
+    data = Pixels(network, images_of(24, 7))
+    with untouched(network.model):
+        own = found.newcomer(network, data)
+    made = own.model.state_dict()
+    assert all(torch.equal(made[name], value) for name, value in found.shared.items())
+    assert not torch.equal(made["fc.weight"], network.model.fc.weight)
+    assert FederatedSettings.restore(found.settings).describe() == found.settings
+    with pytest.raises(InputError, match="give it more"):
+        found.newcomer(network, Pixels(network, images_of(2)))
+
+
 def test_a_client_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Client.train
 

@@ -109,6 +109,7 @@ class SalientStrategy(Strategy):
         self.server, self.setup, self.folder, self.timeout = server, setup, folder, timeout
         self._progress, self._logged = progress, logged
         self._nodes: dict[int, int] = {}
+        self._met = False
         self._asked: list[int] = []
         self._down, self._judging, self._start = 0, 0, 0.0
 
@@ -228,9 +229,11 @@ class SalientStrategy(Strategy):
                         )
                     self._nodes[number] = reply.metadata.src_node_id
             found = {c: node for c, node in self._nodes.items() if node in there}
-            begun = self.server.round > 0 and bool(found)
-            if len(found) >= self.server.clients or begun or time.perf_counter() > end:
+            late = time.perf_counter() > end or (self._met and found)
+            if len(found) >= self.server.clients or late:
+                self._met = True
                 return found
+            self._progress("waiting for clients", len(found), self.server.clients)
             time.sleep(_WAIT)
 
 

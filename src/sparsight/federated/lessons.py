@@ -20,9 +20,8 @@ __all__ = ["lessons", "reward"]
 def reward(seen: Seen, masks: Mapping[str, Tensor]) -> float:
     """Judge a choice by the client's validation images: how much of the loss it takes away.
 
-    The share of what sending everything would take away from the loss of the network that has the
-    client's own entries and the server's weights; 1 for everything, 0 for nothing, negative for
-    worse than nothing.
+    In nats, of the network that has the client's own entries and the server's weights: 0 if nothing
+    is sent, negative if what is sent is worse than nothing.
 
     Parameters
     ----------
@@ -43,15 +42,11 @@ def reward(seen: Seen, masks: Mapping[str, Tensor]) -> float:
             logits = functional_call(model, weights, (pixels,))
         return float(F.cross_entropy(logits, labels))
 
-    def full(value: bool) -> dict[str, Tensor]:
-        return {n: torch.full((len(v),), value, dtype=torch.bool) for n, v in seen.after.items()}
-
-    nothing, everything = loss(full(False)), loss(full(True))
-    gain = nothing - everything
-    return (nothing - loss(masks)) / gain if abs(gain) > 1e-6 else 0.0
+    nothing = {n: torch.zeros(len(v), dtype=torch.bool) for n, v in seen.after.items()}
+    return loss(nothing) - loss(masks)
 
 
-def lessons(setup: Setup, rounds: int, every: int = 1) -> list[Episode]:
+def lessons(setup: Setup, rounds: int, *, first: int = 0, every: int = 1) -> list[Episode]:
     """Gather what clients know over the rounds of a federation in this process.
 
     Parameters
@@ -60,8 +55,9 @@ def lessons(setup: Setup, rounds: int, every: int = 1) -> list[Episode]:
         Not of the federation that the agent is for.
     rounds
         How many.
-    every
-        Of which rounds.
+    first, every
+        From which round on, and of which rounds: at the beginning batch normalisations know nothing
+        yet, and rewards are noise.
     """
     server = setup.server()
     clients = [setup.client(number) for number in range(server.clients)]
@@ -73,7 +69,7 @@ def lessons(setup: Setup, rounds: int, every: int = 1) -> list[Episode]:
         for place in server.asked():
             message = server.message(place)
             down += len(message)
-            if number % every == 0:
+            if number >= first and (number - first) % every == 0:
                 seen = clients[place].look(message, memories[place])
                 found.append(Episode(seen, lambda masks, own=seen: reward(own, masks)))  # type: ignore[misc]
             replies[place], memories[place] = clients[place].train(message, memories[place])

@@ -12,8 +12,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sparsight.errors import InputError
+from sparsight.federated.client import Client, Memory
+from sparsight.federated.data import ClientData
+from sparsight.federated.division import Division
+from sparsight.federated.packing import Payload, pack
+from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
@@ -111,6 +117,32 @@ class Federated:
                 state[name].copy_(value)
         title = "federated" if client is None else f"client {client}"
         return made.network(like, f"{like.spec} ({title})")
+
+    def newcomer(self, like: Network, data: Dataset[Any]) -> Network:
+        """Make a network for a client that took no part: it fits what would be its own.
+
+        Parameters
+        ----------
+        like
+            The network that the federation trained; not changed.
+        data
+            Its images, of pixels and labels, three at least. A part is set apart, as for others.
+
+        Raises
+        ------
+        InputError
+            If there are too few images, or the network is another one.
+        """
+        settings = FederatedSettings.restore(self.settings)
+        state = like.model.state_dict()
+        statistics = {n for n in self.shared if n not in dict(like.model.named_parameters())}
+        division = Division(
+            tuple(n for n in self.shared if n not in statistics), tuple(sorted(statistics)),
+            tuple(n for n in state if n not in self.shared),
+        )  # fmt: skip
+        message = pack(Payload(self.shared, {}, {"round": 1, "accepted": 0}))
+        client = Client(0, like, ClientData.of(data, settings.seed), settings, division)
+        return client.network_of(message, Memory())
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a manifest."""

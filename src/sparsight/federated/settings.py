@@ -153,6 +153,18 @@ class FederatedSettings:
         object.__setattr__(found, "algorithm", algorithm)
         return found
 
+    @classmethod
+    def restore(cls, described: Mapping[str, Any]) -> FederatedSettings:
+        """Make the settings again that :meth:`describe` described.
+
+        Raises
+        ------
+        InputError
+            If there is no such algorithm or setting.
+        """
+        values = dict(described)
+        return cls.preset(values.pop("algorithm", "spatl"), **values)
+
     def change(self, **changes: Any) -> FederatedSettings:
         """Return these settings, some of them changed."""
         found = replace(self, **changes)

@@ -46,8 +46,8 @@ class FederateReport:
         return self.log[-1]
 
     def total(self, way: str) -> int:
-        """Bytes that went ``up`` or ``down``."""
-        return sum(int(row[way]) for row in self.log)
+        """Bytes that went ``up`` or ``down``, or down for ``judging`` alone."""
+        return sum(int(row.get(way, 0)) for row in self.log)
 
     @property
     def failures(self) -> list[tuple[int, str, str]]:
