@@ -65,8 +65,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "spatl, entries": {"algorithm": "spatl", "selector": "entries"},
 }  # fmt: skip
 _MAIN = (
-    "alone", "fedavg", "fedprox", "fednova", "scaffold", "scaffold, slower", "fedper", "topk", "randomk", "spatl",
-    "spatl, controlled", "spatl, forgetful", "spatl, half down", "spatl, head shared",
+    "alone", "fedavg", "fedprox", "fednova", "scaffold", "scaffold, slower", "fedper", "topk",
+    "randomk", "spatl", "spatl, controlled", "spatl, forgetful", "spatl, half down",
+    "spatl, head shared",
 )  # fmt: skip
 NETWORKS = {
     "simple_cnn": Amounts(2000, 30, tuple(METHODS)),
