@@ -28,6 +28,7 @@ from sparsight.federated.server import Server
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on loopback only
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns
 
 try:
@@ -66,6 +67,8 @@ _WAIT = 1.0  # seconds between looks for nodes
 _TIMEOUT = 3600.0
 _BEGINNING = 600.0  # seconds for nodes to come up
 _SILENCE = "no answer: see that it runs, and give it time"
+_DEATH = "its process died: see that it has memory"
+_LOOPBACK = ("127.", "::1")
 
 
 def _record(data: bytes) -> ArrayRecord:
@@ -239,7 +242,10 @@ class SalientStrategy(Strategy):
 
 def _reason(text: str) -> str:
     """Find what a client said of its failure in what Flower says of it."""
-    return text.rpartition("Message: ")[2].rstrip("'>\n ") or text
+    if "ray.exceptions" in text:
+        return _DEATH
+    lines = (text.rpartition("Message: ")[2].rstrip("'>\n ") or text).splitlines()
+    return lines[0] if lines else text
 
 
 def server_app(
@@ -403,10 +409,15 @@ def run(
         paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
         ray.init(
             "local", num_cpus=count, include_dashboard=False, log_to_driver=False,
-            logging_level=logging.CRITICAL, _node_ip_address="127.0.0.1",
+            logging_level=logging.CRITICAL,
             runtime_env={"env_vars": {"PYTHONPATH": paths}},
         )  # fmt: skip
         try:
+            if not ray.nodes()[0]["NodeManagerAddress"].startswith(_LOOPBACK):
+                raise InputError(
+                    "Ray would listen to other machines: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
+                    "before it is imported"
+                )
             reference = ray.put(setup)
             clients = client_app(lambda config, number: _held(reference), folder=place)
             run_simulation(
