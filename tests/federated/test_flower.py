@@ -22,7 +22,7 @@ from federated.test_federate import assert_same
 from sparsight.errors import SparsightError
 from sparsight.federated import FederatedSettings, Setup, federate
 from sparsight.federated.client import Client
-from sparsight.federated.flower import run
+from sparsight.federated.simulation import run
 
 
 @pytest.fixture(autouse=True)

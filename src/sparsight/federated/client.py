@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -20,13 +16,14 @@ from sparsight.federated.agent import Agent
 from sparsight.federated.aggregate import effective_steps, variate_change
 from sparsight.federated.data import ClientData
 from sparsight.federated.division import Division
-from sparsight.federated.packing import Payload, metadata_of, pack, unpack
+from sparsight.federated.memory import Kept, Memory
+from sparsight.federated.packing import Payload, pack, unpack
 from sparsight.federated.selectors import Seen, choose, selectable
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
 
-__all__ = ["CONTROL", "LOCAL", "Client", "Kept", "Memory"]
+__all__ = ["CONTROL", "LOCAL", "Client"]
 
 CONTROL = "control:"
 """What the names of control variates begin with, in messages and in what clients keep."""
@@ -36,99 +33,6 @@ LOCAL = "local:"
 
 _UNSENT, _BASE = "unsent:", "base:"
 _WHEN_CHOOSING = 64  # images that selectors look at
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a client keeps of one round.
-
-    Attributes
-    ----------
-    round
-        Which; 0 before the first.
-    tensors
-        Its own entries of the network, its variates, what it did not send, what it last got.
-    """
-
-    round: int = 0
-    tensors: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a client keeps between rounds.
-
-    A reply can be lost, so what a client makes of a round holds only once the server says that it
-    took the reply; else the client goes on from where it was before. So the server's variate stays
-    the mean of the clients', and a run that is killed goes on as if it had not been.
-
-    Attributes
-    ----------
-    sure
-        What the server has acknowledged.
-    tried
-        What came of the last round.
-    """
-
-    sure: Kept = field(default_factory=Kept)
-    tried: Kept | None = None
-
-    @property
-    def last(self) -> int:
-        """The last round that the client knows of."""
-        return self.sure.round if self.tried is None else self.tried.round
-
-    def settled(self, accepted: int) -> Kept:
-        """Choose what holds, given the last round that the server took a reply of.
-
-        Raises
-        ------
-        InputError
-            If the server knows of a round that the client does not.
-        """
-        if self.tried is not None and self.tried.round == accepted:
-            return self.tried
-        if self.sure.round != accepted:
-            raise InputError(
-                f"the server took a reply in round {accepted}, this client remembers round "
-                f"{self.sure.round}: they are not of one run; start both with their folders, or "
-                "both without"
-            )
-        return self.sure
-
-    def to_bytes(self) -> bytes:
-        """Write it as one safetensors file."""
-        rounds = [self.sure.round, None if self.tried is None else self.tried.round]
-        values = {f"sure/{name}": value for name, value in self.sure.tensors.items()}
-        if self.tried is not None:
-            values |= {f"tried/{name}": value for name, value in self.tried.tensors.items()}
-        plain = {n: v.detach().cpu().contiguous().clone() for n, v in values.items()}
-        found: bytes = save(plain, {"rounds": json.dumps(rounds)})
-        return found
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Memory:
-        """Read it.
-
-        Raises
-        ------
-        InputError
-            If it is damaged.
-        """
-        try:
-            tensors = load(data)
-            sure, tried = json.loads(metadata_of(data)["rounds"])
-            parts: dict[str, dict[str, Tensor]] = {"sure": {}, "tried": {}}
-            for key, value in tensors.items():
-                kind, _, name = key.partition("/")
-                parts[kind][name] = value
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise InputError(
-                "what a client kept is damaged: delete the folder and start again"
-            ) from error
-        return cls(
-            Kept(sure, parts["sure"]), None if tried is None else Kept(tried, parts["tried"])
-        )
 
 
 class Client:

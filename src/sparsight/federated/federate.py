@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,17 @@ import torch
 
 from sparsight.errors import InputError, SparsightError
 from sparsight.federated.agent import Agent
-from sparsight.federated.client import LOCAL, Client, Memory
+from sparsight.federated.client import LOCAL, Client
 from sparsight.federated.data import Federation
 from sparsight.federated.division import Division
+from sparsight.federated.memory import Memory, forget_memories, read_memory, write_memory
 from sparsight.federated.result import Federated
 from sparsight.federated.server import Server
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
 from sparsight.storage import library_versions
 
-__all__ = ["ENGINES", "Setup", "federate", "read_memory", "write_memory"]
+__all__ = ["ENGINES", "Setup", "federate"]
 
 ENGINES = ("flower", "loop")
 """Where clients run: as Flower's on Ray's workers, or one after the other in this process."""
@@ -118,56 +117,6 @@ class Setup:
             self.settings.describe(), self.federation.told, server.log, shared, own,
             library_versions(),
         )  # fmt: skip
-
-
-def _files(folder: Path, client: int) -> list[tuple[int, Path]]:
-    """List what a client kept, by round, the last one last."""
-    files = [(file.stem.rpartition("-")[2], file) for file in folder.glob(f"client-{client}-*")]
-    return sorted((int(n), f) for n, f in files if n.isdigit() and f.suffix == ".safetensors")
-
-
-def read_memory(folder: Path | None, client: int) -> Memory:
-    """Read what a client kept in a folder; a client that never trained kept nothing.
-
-    Raises
-    ------
-    InputError
-        If it is damaged.
-    """
-    files = [] if folder is None else _files(folder, client)
-    if not files:
-        return Memory()
-    file = files[-1][1]
-    try:
-        return Memory.from_bytes(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error})") from error
-
-
-def write_memory(folder: Path | None, client: int, memory: Memory) -> None:
-    """Keep it in a folder, a file for each round; then earlier rounds are not needed.
-
-    A client that is late in one round can be at work on the next one already: neither must
-    overwrite what the other keeps.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
-    """
-    if folder is None or memory.tried is None:
-        return
-    file = folder / f"client-{client}-{memory.tried.round}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{file.name}.partial")
-        fresh.write_bytes(memory.to_bytes())
-        os.replace(fresh, file)
-        for number, former in _files(folder, client):
-            if number < memory.tried.round:
-                former.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
 
 
 def federate(
@@ -267,7 +216,7 @@ def federate(
     if server.log:
         logged(server.log)
     if engine == "flower":
-        from sparsight.federated.flower import run
+        from sparsight.federated.simulation import run
 
         return run(setup, server, folder, progress, logged, timeout=timeout)
     return _loop(setup, server, folder, progress, logged)
@@ -281,9 +230,7 @@ def _take_up(server: Server, folder: Path, digest: str, overwrite: bool) -> None
         if not overwrite:
             raise
         server.forget(folder)
-        for file in folder.iterdir():
-            if re.fullmatch(r"client-\d+-\d+\.safetensors", file.name):
-                file.unlink()
+        forget_memories(folder)
 
 
 def _loop(

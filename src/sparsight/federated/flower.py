@@ -7,23 +7,17 @@ unless their variables say otherwise.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sparsight.errors import InputError, SparsightError
-from sparsight.federated.client import Memory
-from sparsight.federated.federate import Logged, Progress, Setup, read_memory, write_memory
-from sparsight.federated.result import Federated
+from sparsight.federated.federate import Logged, Progress, Setup
+from sparsight.federated.memory import Memory, read_memory, write_memory
 from sparsight.federated.server import Server
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -55,7 +49,7 @@ except ImportError as error:
 # Of a Flower that was imported before.
 telemetry.FLWR_TELEMETRY_ENABLED = os.environ["FLWR_TELEMETRY_ENABLED"]
 
-__all__ = ["Make", "SalientStrategy", "client_app", "run", "server_app"]
+__all__ = ["TIMEOUT", "Make", "SalientStrategy", "client_app", "server_app"]
 
 Make = Callable[[Mapping[str, Any], int | None], Setup]
 """From an app's run configuration, and the number of the client that asks (``None``: the server),
@@ -64,11 +58,12 @@ to what all agree on; of images, a client needs its own only, and the server non
 _ARRAYS, _PAYLOAD, _MEMORY, _COUNTS, _CLIENT = "arrays", "payload", "memory", "metrics", "client"
 _NUMBER = "partition-id"
 _WAIT = 1.0  # seconds between looks for nodes
-_TIMEOUT = 3600.0
+TIMEOUT = 3600.0
+"""Seconds that a round waits for replies, unless another number is given."""
+
 _BEGINNING = 600.0  # seconds for nodes to come up
 _SILENCE = "no answer: see that it runs, and give it time"
 _DEATH = "its process died: see that it has memory"
-_LOOPBACK = ("127.", "::1")
 
 
 def _record(data: bytes) -> ArrayRecord:
@@ -105,7 +100,7 @@ class SalientStrategy(Strategy):
         setup: Setup,
         *,
         folder: Path | None = None,
-        timeout: float = _TIMEOUT,
+        timeout: float = TIMEOUT,
         progress: Progress = lambda stage, done, total: None,
         logged: Logged = lambda rows: None,
     ) -> None:
@@ -249,7 +244,7 @@ def _reason(text: str) -> str:
 
 
 def server_app(
-    make: Make, *, folder: str | Path | None = None, timeout: float = _TIMEOUT
+    make: Make, *, folder: str | Path | None = None, timeout: float = TIMEOUT
 ) -> ServerApp:
     """Make the app of a federation's server.
 
@@ -325,111 +320,3 @@ def client_app(make: Make, *, folder: str | Path | None = None) -> ClientApp:
         return Message(RecordDict({_COUNTS: counts}), reply_to=message)
 
     return app
-
-
-@lru_cache(maxsize=1)
-def _held(reference: Any) -> Setup:
-    """Fetch what Ray holds, once in a process."""
-    import ray
-
-    found: Setup = ray.get(reference)
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let Flower and Ray say nothing but errors for a block."""
-    loggers = [logging.getLogger(name) for name in ("flwr", "ray", "flwr-telemetry")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def run(
-    setup: Setup,
-    server: Server,
-    folder: Path | None,
-    progress: Progress,
-    logged: Logged,
-    *,
-    timeout: float = _TIMEOUT,
-    workers: int | None = None,
-) -> Federated:
-    """Simulate a federation: clients run on workers of Ray on this machine.
-
-    Parameters
-    ----------
-    setup
-        What server and clients agree on.
-    server
-        At its beginning, or taken up.
-    folder
-        Where states are kept after every round.
-    progress, logged
-        As of :func:`sparsight.federated.federate`.
-    timeout
-        Seconds to wait for replies.
-    workers
-        Processes that clients run in, by default as many as there are cores.
-
-    Raises
-    ------
-    SparsightError
-        If every client fails in the same round.
-    """
-    import ray
-    from flwr.simulation import run_simulation
-
-    if ray.is_initialized():
-        raise InputError("Ray is at work in this process already: end it (ray.shutdown()) first")
-    count = workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
-    app = ServerApp()
-    failures: list[SparsightError] = []
-
-    with tempfile.TemporaryDirectory() as spare, _quiet():
-        place = Path(spare) if folder is None else folder
-        strategy = SalientStrategy(
-            server, setup, folder=place, timeout=timeout, progress=progress, logged=logged
-        )
-
-        @app.main()
-        def main(grid: Grid, context: Context) -> None:
-            try:
-                strategy.rounds(grid)
-            except SparsightError as error:
-                failures.append(error)
-
-        # Workers find what this process has imported where it did.
-        paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
-        ray.init(
-            "local", num_cpus=count, include_dashboard=False, log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        )  # fmt: skip
-        try:
-            if not ray.nodes()[0]["NodeManagerAddress"].startswith(_LOOPBACK):
-                raise InputError(
-                    "Ray would listen to other machines: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
-                    "before it is imported"
-                )
-            reference = ray.put(setup)
-            clients = client_app(lambda config, number: _held(reference), folder=place)
-            run_simulation(
-                app, clients, server.clients,
-                backend_config={
-                    # A worker that is killed comes back; what its client lost is done again.
-                    "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
-                },
-            )  # fmt: skip
-        finally:
-            ray.shutdown()
-        if failures:
-            raise failures[0]
-        memories = {number: read_memory(place, number) for number in range(server.clients)}
-    return setup.result(server, memories)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from sparsight.federated.agent import Episode
-from sparsight.federated.client import Memory
 from sparsight.federated.federate import Setup
+from sparsight.federated.memory import Memory
 from sparsight.federated.selectors import Seen
 
 __all__ = ["lessons", "reward"]

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sparsight.errors import InputError
-from sparsight.federated.client import Client, Memory
+from sparsight.federated.client import Client
 from sparsight.federated.data import ClientData
 from sparsight.federated.division import Division
+from sparsight.federated.memory import Memory
 from sparsight.federated.packing import Payload, pack
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network

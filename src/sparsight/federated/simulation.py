@@ -1,0 +1,135 @@
+"""A federation on this machine: Flower's simulation, on workers of Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import InputError, SparsightError
+from sparsight.federated.federate import Logged, Progress, Setup
+from sparsight.federated.flower import TIMEOUT, SalientStrategy, client_app
+from sparsight.federated.memory import read_memory
+from sparsight.federated.result import Federated
+from sparsight.federated.server import Server
+
+__all__ = ["run"]
+
+_LOOPBACK = ("127.", "::1")
+
+
+@lru_cache(maxsize=1)
+def _held(reference: Any) -> Setup:
+    """Fetch what Ray holds, once in a process."""
+    import ray
+
+    found: Setup = ray.get(reference)
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Flower and Ray say nothing but errors for a block."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray", "flwr-telemetry")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def run(
+    setup: Setup,
+    server: Server,
+    folder: Path | None,
+    progress: Progress,
+    logged: Logged,
+    *,
+    timeout: float = TIMEOUT,
+    workers: int | None = None,
+) -> Federated:
+    """Simulate a federation: clients run on workers of Ray on this machine.
+
+    Parameters
+    ----------
+    setup
+        What server and clients agree on.
+    server
+        At its beginning, or taken up.
+    folder
+        Where states are kept after every round.
+    progress, logged
+        As of :func:`sparsight.federated.federate`.
+    timeout
+        Seconds to wait for replies.
+    workers
+        Processes that clients run in, by default as many as there are cores.
+
+    Raises
+    ------
+    SparsightError
+        If every client fails in the same round.
+    """
+    import ray
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
+
+    if ray.is_initialized():
+        raise InputError("Ray is at work in this process already: end it (ray.shutdown()) first")
+    count = workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
+    app = ServerApp()
+    failures: list[SparsightError] = []
+
+    with tempfile.TemporaryDirectory() as spare, _quiet():
+        place = Path(spare) if folder is None else folder
+        strategy = SalientStrategy(
+            server, setup, folder=place, timeout=timeout, progress=progress, logged=logged
+        )
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            try:
+                strategy.rounds(grid)
+            except SparsightError as error:
+                failures.append(error)
+
+        # Workers find what this process has imported where it did.
+        paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
+        ray.init(
+            "local", num_cpus=count, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )  # fmt: skip
+        try:
+            address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            if not address.startswith(_LOOPBACK):
+                raise InputError(
+                    "Ray would listen to other machines: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
+                    "before it is imported"
+                )
+            reference = ray.put(setup)
+            clients = client_app(lambda config, number: _held(reference), folder=place)
+            run_simulation(
+                app, clients, server.clients,
+                backend_config={
+                    # A worker that is killed comes back; what its client lost is done again.
+                    "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
+                },
+            )  # fmt: skip
+        finally:
+            ray.shutdown()
+        if failures:
+            raise failures[0]
+        memories = {number: read_memory(place, number) for number in range(server.clients)}
+    return setup.result(server, memories)
