@@ -130,8 +130,8 @@ def render_federate(report: FederateReport) -> str:
 
     Examples
     --------
-    >>> row = {"round": 1, "up": 10, "down": 20, "loss": 1.0, "seconds": 0.5, "local": 0.5, "least": 0.5}
-    >>> row |= {"failed": {}, "sent": {"conv": 0.5}, "answered": [0]}
+    >>> row = {"round": 1, "up": 10, "down": 20, "loss": 1.0, "seconds": 0.5, "local": 0.5}
+    >>> row |= {"least": 0.5, "failed": {}, "sent": {"conv": 0.5}, "answered": [0]}
     >>> clients = {"images": [3], "counts": [[1, 2]], "distance": 0.0}
     >>> settings = {"algorithm": "spatl", "selector": "update", "budget": 0.5, "head": "local"}
     >>> text = render_federate(FederateReport("<net>", settings, ["a", "b"], clients, [row]))
