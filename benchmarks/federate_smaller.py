@@ -73,7 +73,7 @@ def run(seed: int, targets: list[float], progress: Any) -> dict[str, Any]:
     parts = dirichlet(data.labels, CLIENTS, ALPHA, seed)
     federation = Federation.of(data, parts, seed=seed)
     found = federate(
-        network, federation, rounds=ROUNDS, judge=ROUNDS, seed=seed,
+        network, federation, rounds=ROUNDS, judge=ROUNDS, seed=seed, rate=0.02,
         progress=progress,
     )  # fmt: skip
     rows: dict[str, Any] = {}
