@@ -44,19 +44,22 @@ def spent(row: dict[str, Any], target: float) -> tuple[int, float] | None:
     return None
 
 
-def groups(content: dict[str, Any]) -> dict[tuple[str, float], dict[str, list[dict[str, Any]]]]:
-    """Sort rows by network and concentration, then by method."""
-    found: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = {}
+Seeds = dict[str, dict[str, Any]]  # rows by seed
+
+
+def groups(content: dict[str, Any]) -> dict[tuple[str, float], dict[str, Seeds]]:
+    """Sort rows by network and concentration, then by method, then by seed."""
+    found: dict[tuple[str, float], dict[str, Seeds]] = {}
     for title, row in content["rows"].items():
-        network, alpha, _, method = title.split("|")
-        found.setdefault((network, float(alpha)), {}).setdefault(method, []).append(row)
+        network, alpha, seed, method = title.split("|")
+        found.setdefault((network, float(alpha)), {}).setdefault(method, {})[seed] = row
     return found
 
 
-def _until(rows: list[dict[str, Any]], target: float | None) -> str:
-    if target is None:
-        return "–"
-    found = [spent(row, target) for row in rows]
+def _until(rows: Seeds, like: Seeds) -> str:
+    """Say what it took to come close to the end of another algorithm with the same seed."""
+    both = [(row, like[seed]) for seed, row in rows.items() if seed in like]
+    found = [spent(row, CLOSE * other["local"][-1]) for row, other in both]
     got = [one for one in found if one is not None]
     if not got:
         return "–"
@@ -64,20 +67,16 @@ def _until(rows: list[dict[str, Any]], target: float | None) -> str:
     return f"{mean(one[1] for one in got):.1f} in {mean(one[0] for one in got):.0f}{rest}"
 
 
-def _target(methods: dict[str, list[dict[str, Any]]], name: str) -> float | None:
-    rows = methods.get(name)
-    return None if rows is None else CLOSE * mean(row["local"][-1] for row in rows)
-
-
-def _line(title: str, rows: list[dict[str, Any]], targets: list[float | None]) -> str:
+def _line(title: str, own: Seeds, targets: list[Seeds]) -> str:
+    rows = list(own.values())
     shares = [cell(row[name][-1] for row in rows) for name in ("local", "least", "global")]
     lost = sum(row["diverged"] for row in rows)
-    cells = [
-        f"{title} (diverged: {lost})" if lost else title, str(len(rows)), *shares,
-        cell((sum(row["up"]) / len(row["up"]) / MEBI for row in rows), 1, 2),
-        cell((sum(row["down"]) / len(row["down"]) / MEBI for row in rows), 1, 2),
-        *(_until(rows, target) for target in targets),
-    ]  # fmt: skip
+    ways = [
+        f"{mean(sum(row[way]) / len(row[way]) for row in rows) / MEBI:.2f}"
+        for way in ("up", "down")
+    ]
+    name = f"{title} (diverged: {lost})" if lost else title
+    cells = [name, str(len(rows)), *shares, *ways, *(_until(own, target) for target in targets)]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -91,7 +90,7 @@ def table(content: dict[str, Any]) -> str:
     """Render what was found as Markdown, a table for each network and concentration."""
     parts: list[str] = []
     for (network, alpha), methods in sorted(groups(content).items(), key=lambda item: item[0]):
-        some = [row for rows in methods.values() for row in rows]
+        some = [row for rows in methods.values() for row in rows.values()]
         unlike = mean(row["distance"] for row in some)
         common = mean(row["commonest"] for row in some)
         parts += [
@@ -99,7 +98,7 @@ def table(content: dict[str, Any]) -> str:
             f"{100 * unlike:.0f} % of theirs; always answering with a client's commonest class "
             f"would be right {100 * common:.0f} % of the time)", "", HEAD,
         ]  # fmt: skip
-        targets = [_target(methods, name) for name in ("fedavg", "fedper")]
+        targets = [methods.get(name, {}) for name in ("fedavg", "fedper")]
         parts += [
             _line(title, methods[name], targets) for name, title in TITLES.items()
             if name in methods
@@ -111,7 +110,7 @@ def table(content: dict[str, Any]) -> str:
 def frontier(content: dict[str, Any]) -> str:
     """Render what selectors are worth."""
     methods = groups(content).get(("simple_cnn", 0.5), {})
-    targets = [_target(methods, name) for name in ("fedavg", "fedper")]
+    targets = [methods.get(name, {}) for name in ("fedavg", "fedper")]
     lines = [
         _line(title, methods[name], targets) for name, title in SELECTORS.items()
         if name in methods
