@@ -253,7 +253,7 @@ def _given(context: typer.Context) -> set[str]:
     return {
         name
         for name in context.params
-        if str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
 
 
