@@ -237,10 +237,10 @@ class SalientStrategy(Strategy):
 
 def _reason(text: str) -> str:
     """Find what a client said of its failure in what Flower says of it."""
-    if "ray.exceptions" in text:
+    _, said, own = text.rpartition("Message: ")
+    if not said and "ray.exceptions" in text:
         return _DEATH
-    lines = (text.rpartition("Message: ")[2].rstrip("'>\n ") or text).splitlines()
-    return lines[0] if lines else text
+    return next(iter(own.rstrip("'>\n ").splitlines()), _SILENCE)
 
 
 def server_app(
