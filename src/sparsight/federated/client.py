@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -111,7 +112,6 @@ class Client:
         facts = {
             "round": number, "client": self.number, "images": len(self.data.train),  # type: ignore[arg-type]
             "steps": steps, "loss": loss,
-            "sent": {n: int(m.sum()) for n, m in masks.items() if m.ndim == 1},
         }  # fmt: skip
         reply = Payload(after, masks, facts)
         changes = {
@@ -286,7 +286,7 @@ class Client:
                         loss = F.cross_entropy(self._answer(classifier, x), labels.to(device))
                     loss.backward()
                     value = float(loss.detach())
-                    if value != value or value == float("inf"):
+                    if not math.isfinite(value):
                         raise NumericalError(
                             f"client {self.number} diverged in round {number}, its loss is no "
                             "longer finite: choose a smaller rate"

@@ -23,6 +23,7 @@ from sparsight.federated.result import Federated
 from sparsight.federated.server import Server
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
+from sparsight.networks.state import hash_state
 from sparsight.storage import library_versions
 
 __all__ = ["ENGINES", "Setup", "federate"]
@@ -73,10 +74,7 @@ class Setup:
         states = [self.network.model.state_dict()]
         states += [] if self.agent is None else [self.agent.state_dict()]
         for state in states:
-            for name, value in state.items():
-                found.update(name.encode())
-                plain = value.detach().cpu().contiguous().flatten()
-                found.update(plain.view(torch.uint8).numpy())
+            hash_state(found, state)
         return found.hexdigest()
 
     def client(self, number: int) -> Client:
@@ -136,8 +134,8 @@ def federate(
 ) -> Federated:
     """Train a network on images that stay where they are (SPATL, Yu et al., SC 2022).
 
-    Clients get the encoder, train it together with a head of their own under gradient control, and
-    send back only filters that matter; the server averages each over the clients that sent it.
+    Clients get the encoder, train it together with a head of their own, and send back only filters
+    that matter; the server averages.
 
     Parameters
     ----------
@@ -153,7 +151,7 @@ def federate(
     head_name
         Module path of the head, where it is more than the last layer.
     agent
-        For the selector of that name.
+        For the selector of that name; by default the one that comes along.
     state
         Folder to keep the state in after every round. The same call goes on from there, also with
         more rounds.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparsight.errors import InputError
 from sparsight.federated.packing import metadata_of
+from sparsight.networks.state import plain_state
 
 __all__ = ["Kept", "Memory", "forget_memories", "read_memory", "write_memory"]
 
@@ -83,8 +84,7 @@ class Memory:
         values = {f"sure/{name}": value for name, value in self.sure.tensors.items()}
         if self.tried is not None:
             values |= {f"tried/{name}": value for name, value in self.tried.tensors.items()}
-        plain = {n: v.detach().cpu().contiguous().clone() for n, v in values.items()}
-        found: bytes = save(plain, {"rounds": json.dumps(rounds)})
+        found: bytes = save(plain_state(values), {"rounds": json.dumps(rounds)})
         return found
 
     @classmethod

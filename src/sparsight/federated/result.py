@@ -23,6 +23,7 @@ from sparsight.federated.packing import Payload, pack
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
+from sparsight.networks.state import plain_state
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 
 __all__ = ["FILES", "Federated"]
@@ -135,12 +136,12 @@ class Federated:
             If there are too few images, or the network is another one.
         """
         settings = FederatedSettings.restore(self.settings)
-        state = like.model.state_dict()
-        statistics = {n for n in self.shared if n not in dict(like.model.named_parameters())}
+        parameters = dict(like.model.named_parameters())
         division = Division(
-            tuple(n for n in self.shared if n not in statistics), tuple(sorted(statistics)),
-            tuple(n for n in state if n not in self.shared),
-        )  # fmt: skip
+            tuple(n for n in self.shared if n in parameters),
+            tuple(n for n in self.shared if n not in parameters),
+            tuple(n for n in like.model.state_dict() if n not in self.shared),
+        )
         message = pack(Payload(self.shared, {}, {"round": 1, "accepted": 0}))
         client = Client(0, like, ClientData.of(data, settings.seed), settings, division)
         return client.network_of(message, Memory())
@@ -158,8 +159,7 @@ class Federated:
         tensors = {f"shared/{name}": value for name, value in self.shared.items()}
         for client, own in self.own.items():
             tensors |= {f"own/{client}/{name}": value for name, value in own.items()}
-        plain = {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}
-        save_file(plain, folder / _WEIGHTS)
+        save_file(plain_state(tensors), folder / _WEIGHTS)
         write_manifest(
             folder, _MANIFEST, {"kind": "federation", "schema": _SCHEMA, **self.describe()}
         )

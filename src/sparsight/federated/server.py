@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsight.datasets.pixels import drawn
@@ -21,6 +20,7 @@ from sparsight.federated.division import Division
 from sparsight.federated.packing import Payload, pack, unpack
 from sparsight.federated.settings import FederatedSettings
 from sparsight.networks import Network
+from sparsight.networks.state import write_tensors
 
 __all__ = ["Server"]
 
@@ -296,16 +296,7 @@ class Server:
             "round": self.round, "accepted": list(self.accepted.items()), "log": self.log,
             "digest": digest,
         }  # fmt: skip
-        plain = {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            fresh = folder / f".{_STATE}.partial"
-            save_file(plain, fresh, {"facts": json.dumps(facts)})
-            fresh.replace(folder / _STATE)
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"cannot write {folder} ({error}): make room, and run it again"
-            ) from error
+        write_tensors(folder / _STATE, tensors, {"facts": json.dumps(facts)})
 
     def forget(self, folder: Path) -> None:
         """Remove the state in a folder, if there is one."""

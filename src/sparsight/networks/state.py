@@ -1,22 +1,73 @@
-"""Weights from files: never unpickled, never half-matched."""
+"""Weights from files and to files: never unpickled, never half-matched, never half-written."""
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sparsight.errors import NetworkError, NumericalError
+from sparsight.errors import InputError, NetworkError, NumericalError
 
-__all__ = ["load_weights", "read_state"]
+__all__ = ["hash_state", "load_weights", "plain_state", "read_state", "write_tensors"]
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 _SHOWN = 6
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the processor, each in memory of its own, as safetensors wants them.
+
+    Examples
+    --------
+    >>> plain_state({"w": torch.ones(2, 3, requires_grad=True).T})["w"].is_contiguous()
+    True
+    """
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def hash_state(found: Any, state: Mapping[str, Tensor]) -> None:
+    """Add names and bytes of tensors to a digest, one of :mod:`hashlib`."""
+    for name, value in state.items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write a safetensors file in the place of the former one: a kill leaves one of them.
+
+    Parameters
+    ----------
+    file
+        Where; its folder is made.
+    tensors
+        On any device.
+    facts
+        Texts that stand in the file's head.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    fresh = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(plain_state(tensors), fresh, dict(facts))
+        with fresh.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write {file.parent} ({error}): make room, and run it again"
+        ) from error
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

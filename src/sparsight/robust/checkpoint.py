@@ -6,17 +6,16 @@ It is one file, put in the place of the former one at once: a kill at any moment
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError
+from sparsight.networks.state import write_tensors
 
 __all__ = ["read_facts", "read_state", "write_state"]
 
@@ -45,16 +44,7 @@ def write_state(
         for name, value in own.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{number}/{name}"] = value
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".{_STATE}.partial"
-        save_file(plain, fresh, {_FACTS: json.dumps(dict(facts))})
-        with fresh.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        fresh.replace(folder / _STATE)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
+    write_tensors(folder / _STATE, tensors, {_FACTS: json.dumps(dict(facts))})
 
 
 def _values(model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from sparsight.datasets.pixels import Pixels, batches, split
 from sparsight.errors import InputError
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
+from sparsight.networks.state import hash_state
 from sparsight.robust.checkpoint import read_facts
 from sparsight.robust.hardened import Hardened
 from sparsight.robust.layers import prunable_weights
@@ -224,9 +225,7 @@ def _digest(network: Network, data: Pixels, settings: HardenSettings) -> str:
     told = {name: value for name, value in settings.describe().items() if name != "workers"}
     found = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     found.update(data.digest().encode())
-    for name, value in network.model.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    hash_state(found, network.model.state_dict())
     return found.hexdigest()
 
 

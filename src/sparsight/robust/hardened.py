@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 from sparsight.errors import InputError, NetworkError
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
+from sparsight.networks.state import plain_state
 from sparsight.robust.masked import Kept
 from sparsight.robust.slicing import Size, cut_channels, size_of
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
@@ -161,10 +161,10 @@ class Hardened:
             raise InputError(f"cannot write {folder} ({error}): make room") from error
 
     def _write(self, folder: Path) -> None:
-        save_file(_plain(self.network.model.state_dict()), folder / _DENSE)
+        save_file(plain_state(self.network.model.state_dict()), folder / _DENSE)
         parts, forms = self._compact()
         save_file(parts, folder / _COMPACT)
-        torch.save({"state_dict": _plain(self.classifier.state_dict())}, folder / _BENCH)
+        torch.save({"state_dict": plain_state(self.classifier.state_dict())}, folder / _BENCH)
         write_manifest(folder, _MANIFEST, {
             "kind": _KIND, "schema": _SCHEMA, "forms": forms, "versions": dict(self.versions),
             **self.describe(),
@@ -172,7 +172,7 @@ class Hardened:
 
     def _compact(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights without their zeros, and their shapes."""
-        state = _plain(self.network.model.state_dict())
+        state = plain_state(self.network.model.state_dict())
         floating = {name: value for name, value in state.items() if value.is_floating_point()}
         parts, forms = pack_all(floating)
         rest = {f"whole:{n}": v for n, v in state.items() if n not in floating}
@@ -232,7 +232,3 @@ class Hardened:
     def __repr__(self) -> str:
         what = self.settings["mode"]
         return f"Hardened({self.share:.2%} of the {what} kept, method {self.settings['method']!r})"
-
-
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: copy.deepcopy(v.detach()).cpu().contiguous() for n, v in state.items()}

@@ -21,6 +21,7 @@ from sparsight.networks.dependencies import (
     refused_as_unsupported,
     torch_pruning,
 )
+from sparsight.networks.state import plain_state
 from sparsight.robust.layers import layer_costs
 
 __all__ = ["Size", "cut_channels", "size_of"]
@@ -84,12 +85,11 @@ def size_of(classifier: PixelClassifier, x: Tensor) -> Size:
             classifier(x)
             _wait(x.device)
             spent.append(time.perf_counter() - start)
-    held = {name: value.detach().cpu() for name, value in classifier.model.state_dict().items()}
     return Size(
         sum(p.numel() for p in parameters),
         sum(int((p.detach() != 0).sum()) for p in parameters),
         sum(costs.values()),
-        len(save({name: value.contiguous().clone() for name, value in held.items()})),
+        len(save(plain_state(classifier.model.state_dict()))),
         statistics.median(spent),
     )
 

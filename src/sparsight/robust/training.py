@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from sparsight.datasets.pixels import augment, batches, drawn, parts_of, seeded
 from sparsight.errors import NumericalError
+from sparsight.networks.units import NORMALISATIONS
 from sparsight.robust.checkpoint import read_state, write_state
 from sparsight.robust.masked import Masked
 from sparsight.robust.objectives import Objective
@@ -33,7 +34,6 @@ STAGES = ("pretrain", "prune", "finetune")
 """Names of the stages."""
 
 REACHED = 5e-5  # over the budget: what rounds to 0.0000, as published
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 Progress = Callable[[str, int, int], None]
 Logged = Callable[[list[dict[str, Any]]], None]
@@ -118,7 +118,7 @@ def groups_of(stage: Stage, settings: HardenSettings) -> list[dict[str, Any]]:
     if stage.masked is None:
         for module in stage.classifier.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                whole = not isinstance(module, _NORMS) and name != "bias"
+                whole = not isinstance(module, NORMALISATIONS) and name != "bias"
                 (decays if whole else plain).append(parameter)
     else:
         stage.classifier.requires_grad_(False)
@@ -127,7 +127,7 @@ def groups_of(stage: Stage, settings: HardenSettings) -> list[dict[str, Any]]:
             plain += [scores.quota] if settings.method != "scores" else []
         if settings.batch_norm == "train":
             for module in stage.classifier.modules():
-                if isinstance(module, _NORMS):
+                if isinstance(module, NORMALISATIONS):
                     plain += list(module.parameters())
         for parameter in plain:
             parameter.requires_grad_()
@@ -296,7 +296,7 @@ class _Epoch:
         self.stage.classifier.train()
         if self.stage.masked is not None and self.settings.batch_norm == "frozen":
             for module in self.stage.classifier.modules():
-                if isinstance(module, _NORMS):
+                if isinstance(module, NORMALISATIONS):
                     module.eval()
 
     def _clip(self) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sparsight.errors import InputError
+from sparsight.networks.state import hash_state
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 
 __all__ = ["Checkpoint"]
@@ -26,9 +27,7 @@ def _digest(facts: Mapping[str, Any], models: Sequence[nn.Module]) -> str:
     """Tell one planting from another by all that it depends on, the libraries excepted."""
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for model in models:
-        for name, value in model.state_dict().items():
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        hash_state(found, model.state_dict())
     return found.hexdigest()
 
 
