@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, weight_matrices
@@ -14,7 +14,7 @@ from sparsight.networks.recording import LayerCall, Recording
 
 __all__ = ["Division", "find_head", "group_norms"]
 
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def find_head(network: Network) -> str:
@@ -45,7 +45,8 @@ def find_head(network: Network) -> str:
         network.model(x)
     if not used or used[-1][1] != len(network.labels):
         raise UnsupportedError(
-            "the layer that makes the answer was not found: name the head, head_name=... (--head)"
+            "the layer that makes the answer was not found: name the head, head_name=... "
+            "(--head-name)"
         )
     return used[-1][0]
 
@@ -114,7 +115,7 @@ class Division:
             stays.add(name)
         if batch_norm == "local":
             stays |= {
-                name for name, module in model.named_modules() if isinstance(module, _BATCH_NORMS)
+                name for name, module in model.named_modules() if isinstance(module, _BATCH_NORM)
             }
 
         def local(entry: str) -> bool:
@@ -124,13 +125,12 @@ class Division:
             return any(".".join(parts[:end]) in stays for end in range(1, len(parts)))
 
         parameters = [name for name, _ in model.named_parameters()]
-        buffers = [
-            name for name, value in model.named_buffers() if name in model.state_dict()
-            and isinstance(value, Tensor)
-        ]  # fmt: skip
-        floating = {name for name in buffers if model.get_buffer(name).is_floating_point()}
+        held = model.state_dict()
+        buffers = {name: value for name, value in model.named_buffers() if name in held}
         shared = tuple(name for name in parameters if not local(name))
-        statistics = tuple(n for n in buffers if n in floating and not local(n))
+        statistics = tuple(
+            name for name, value in buffers.items() if value.is_floating_point() and not local(name)
+        )
         if not shared and head != "whole":
             raise InputError("nothing is left to share: name a smaller head")
         owners: dict[int, bool] = {}
@@ -173,7 +173,7 @@ def group_norms(network: Network, groups: int = 8) -> Network:
     made = PixelClassifier.of(network)
     replaced = False
     for name, module in list(made.model.named_modules()):
-        if not isinstance(module, _BATCH_NORMS):
+        if not isinstance(module, _BATCH_NORM):
             continue
         replaced = True
         count = module.num_features

@@ -143,29 +143,32 @@ class Selector:
     ----------
     scores
         Of filters ``(rows,)`` or of single weights (the shape of the tensor), by name.
-    summary
-        What it is, in a few words.
     by_layer
         Whether every layer sends the same share; else what scores highest anywhere goes.
     """
 
     scores: Callable[[Seen], dict[str, Tensor]]
-    summary: str
     by_layer: bool = False
 
 
 SELECTORS: Mapping[str, Selector] = {
-    "all": Selector(_everything, "everything"),
-    "update": Selector(_update, "filters that moved most, per weight"),
-    "norm": Selector(_norm, "filters of largest L2 norm, of every layer as many", by_layer=True),
-    "gradient": Selector(_gradient, "filters of largest |gradient x weight|, per weight"),
-    "blame": Selector(_blame, "filters whose gradients are largest, image by image"),
-    "random": Selector(_random, "filters drawn anew each round", by_layer=True),
-    "agent": Selector(_norm, "filters of largest L2 norm, shares of layers by the agent"),
-    "entries": Selector(_entries, "single weights that moved most"),
-    "random-entries": Selector(_random_entries, "single weights drawn anew each round"),
+    "all": Selector(_everything),
+    "update": Selector(_update),
+    "norm": Selector(_norm, by_layer=True),
+    "gradient": Selector(_gradient),
+    "blame": Selector(_blame),
+    "random": Selector(_random, by_layer=True),
+    "agent": Selector(_norm),
+    "entries": Selector(_entries),
+    "random-entries": Selector(_random_entries),
 }
-"""Selectors by name."""
+"""Selectors by name.
+
+Of filters: all; those that moved most (``update``) or have the largest ``|gradient x weight|``
+(``gradient``), per weight; those of largest L2 norm, of every layer as many (``norm``) or as many
+as the agent says (``agent``); those whose gradients are largest, image by image (``blame``); any
+(``random``). Of single weights: those that moved most (``entries``), or any.
+"""
 
 
 def fill(
