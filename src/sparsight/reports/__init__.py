@@ -5,6 +5,7 @@ from sparsight.reports.gallery import write_index
 from sparsight.reports.page import render_page
 from sparsight.reports.store import read_case, read_manifest, write_case
 from sparsight.reports.terminal import print_summary, progress, summary
+from sparsight.reports.wall import WallItem, write_wall
 
 __all__ = [
     "CaseFile",
@@ -12,6 +13,7 @@ __all__ = [
     "LayerRow",
     "MapPair",
     "ViewPair",
+    "WallItem",
     "print_summary",
     "progress",
     "read_case",
@@ -20,4 +22,5 @@ __all__ = [
     "summary",
     "write_case",
     "write_index",
+    "write_wall",
 ]
