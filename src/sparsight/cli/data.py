@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sparsight.networks import Network
     from sparsight.robust import Pixels
 
-__all__ = ["HELP", "read_data", "read_epsilon"]
+__all__ = ["HELP", "read_data", "read_epsilon", "read_samples"]
 
 HELP = (
     "Folder of images, .npz with images (N, C, H, W) and labels, cifar10:FOLDER, cifar100:FOLDER, "
@@ -51,18 +51,35 @@ def read_data(
     InputError
         If it is not there, or holds something else.
     """
+    from sparsight.robust import Pixels
+
+    return Pixels(network, read_samples(spec, truth, network, test=test, progress=progress))
+
+
+def read_samples(
+    spec: str,
+    truth: Path | None,
+    network: Network,
+    *,
+    test: bool = False,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> list[tuple[Any, int]]:
+    """List the samples of a labelled data set as they are: files, pictures or arrays.
+
+    Parameters and errors are those of :func:`read_data`.
+    """
     from sparsight.datasets.folders import label_images
-    from sparsight.robust import Pixels, read_arrays
+    from sparsight.datasets.pixels import read_arrays
 
     name, _, rest = spec.partition(":")
     if name == "scenes" and rest:
-        return Pixels(network, _scenes(rest, network, test, progress))
+        return _scenes(rest, network, test, progress)
     if name in _SETS and rest:
-        return Pixels(network, _torchvision(name, rest, test))
+        return _torchvision(name, rest, test)
     if spec.endswith(".npz"):
-        return Pixels(network, read_arrays(spec))
+        return read_arrays(spec)
     named = label_images([Path(spec)], truth)
-    return Pixels(network, [(file, network.class_index(label)) for file, label in named])
+    return [(file, network.class_index(label)) for file, label in named]
 
 
 def _scenes(
@@ -83,7 +100,7 @@ def _scenes(
     return found
 
 
-def _torchvision(name: str, folder: str, test: bool) -> Any:
+def _torchvision(name: str, folder: str, test: bool) -> list[tuple[Any, int]]:
     import torchvision
 
     kind = getattr(torchvision.datasets, _SETS[name])

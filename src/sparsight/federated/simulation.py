@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import InputError, SparsightError
+from sparsight.cluster import cores, ray_at
+from sparsight.errors import SparsightError
 from sparsight.federated.federate import Logged, Progress, Setup
 from sparsight.federated.flower import TIMEOUT, SalientStrategy, client_app
 from sparsight.federated.memory import read_memory
@@ -20,8 +19,6 @@ from sparsight.federated.result import Federated
 from sparsight.federated.server import Server
 
 __all__ = ["run"]
-
-_LOOPBACK = ("127.", "::1")
 
 
 @lru_cache(maxsize=1)
@@ -35,8 +32,8 @@ def _held(reference: Any) -> Setup:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Flower and Ray say nothing but errors for a block."""
-    loggers = [logging.getLogger(name) for name in ("flwr", "ray", "flwr-telemetry")]
+    """Let Flower say nothing but errors for a block."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "flwr-telemetry")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -79,14 +76,11 @@ def run(
     SparsightError
         If every client fails in the same round.
     """
-    import ray
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    if ray.is_initialized():
-        raise InputError("Ray is at work in this process already: end it (ray.shutdown()) first")
-    count = workers or getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    count = workers or cores()
     gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
     app = ServerApp()
     failures: list[SparsightError] = []
@@ -104,20 +98,7 @@ def run(
             except SparsightError as error:
                 failures.append(error)
 
-        # Workers find what this process has imported where it did.
-        paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
-        ray.init(
-            "local", num_cpus=count, include_dashboard=False, log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            runtime_env={"env_vars": {"PYTHONPATH": paths}},
-        )  # fmt: skip
-        try:
-            address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-            if not address.startswith(_LOOPBACK):
-                raise InputError(
-                    "Ray would listen to other machines: set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 "
-                    "before it is imported"
-                )
+        with ray_at(None, count, "federated") as ray:
             reference = ray.put(setup)
             clients = client_app(lambda config, number: _held(reference), folder=place)
             run_simulation(
@@ -127,8 +108,6 @@ def run(
                     "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
                 },
             )  # fmt: skip
-        finally:
-            ray.shutdown()
         if failures:
             raise failures[0]
         memories = {number: read_memory(place, number) for number in range(server.clients)}

@@ -265,6 +265,39 @@ class Trace:
             )
         return duplicate
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Pack the trace, exactly and small: bytes as tensors, and facts for a manifest."""
+        parts, forms = pack_all(self.tensors)
+        parts["dense_logits"] = self.dense_logits.detach().clone()
+        parts["traced_logits"] = self.traced_logits.detach().clone()
+        return parts, {
+            "tensors": forms,
+            "layers": [asdict(layer) for layer in self.layers],
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def unpack(cls, parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Trace:
+        """Undo :meth:`pack`, bit for bit.
+
+        Raises
+        ------
+        InputError
+            If the parts do not fit the facts.
+        """
+        try:
+            return cls(
+                unpack_all(parts, facts["tensors"]),
+                tuple(LayerTrace(**layer) for layer in facts["layers"]),
+                parts["dense_logits"],
+                parts["traced_logits"],
+                *(dict(facts[part]) for part in ("settings", "versions", "seconds")),
+            )
+        except _DAMAGE as error:
+            raise InputError(f"a packed trace is damaged ({error}): make it again") from error
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the trace, exactly and small: packed masks and the values that are left.
 
@@ -287,18 +320,8 @@ class Trace:
         True
         """
         folder = Path(folder)
-        parts, forms = pack_all(self.tensors)
-        parts["dense_logits"] = self.dense_logits.detach().clone()
-        parts["traced_logits"] = self.traced_logits.detach().clone()
-        manifest = {
-            "kind": "trace",
-            "schema": _SCHEMA,
-            "tensors": forms,
-            "layers": [asdict(layer) for layer in self.layers],
-            "settings": dict(self.settings),
-            "versions": dict(self.versions),
-            "seconds": dict(self.seconds),
-        }
+        parts, facts = self.pack()
+        manifest = {"kind": "trace", "schema": _SCHEMA, **facts}
         with atomic_folder(folder, {_MANIFEST, _TENSORS}, overwrite=overwrite) as temporary:
             save_file(parts, temporary / _TENSORS)
             manifest["sha256"] = _digest((temporary / _TENSORS).read_bytes())
@@ -319,15 +342,8 @@ class Trace:
             content = (Path(folder) / _TENSORS).read_bytes()
             if _digest(content) != manifest["sha256"]:
                 raise ValueError(f"{_TENSORS} is not what {_MANIFEST} was written with")
-            parts = load(content)
-            return cls(
-                unpack_all(parts, manifest["tensors"]),
-                tuple(LayerTrace(**layer) for layer in manifest["layers"]),
-                parts["dense_logits"],
-                parts["traced_logits"],
-                *(dict(manifest[part]) for part in ("settings", "versions", "seconds")),
-            )
-        except _DAMAGE as error:
+            return cls.unpack(load(content), manifest)
+        except (*_DAMAGE, InputError) as error:
             raise InputError(f"the trace in {folder} is damaged ({error})") from error
 
     def __repr__(self) -> str:
