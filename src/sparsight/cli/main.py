@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsight import __version__
+from sparsight.cli.app import app_page
 from sparsight.cli.bench import bench_speed
 from sparsight.cli.blame import blame, blame_stats
 from sparsight.cli.chain import chain
@@ -20,6 +21,7 @@ from sparsight.cli.harden import attack, harden
 from sparsight.cli.layers import layers
 from sparsight.cli.maps import bench_insertion, bench_trojan
 from sparsight.cli.models import models
+from sparsight.cli.sweep import sweep
 from sparsight.cli.trace import trace
 from sparsight.cli.tune import tune
 from sparsight.cli.visualize import visualize
@@ -52,6 +54,8 @@ app.command()(chain)
 app.command()(harden)
 app.command()(attack)
 app.command()(federate)
+app.command("app")(app_page)
+app.command()(sweep)
 app.command()(models)
 app.command()(layers)
 app.command("bench speed")(bench_speed)
