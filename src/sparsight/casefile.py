@@ -22,13 +22,13 @@ from sparsight.chains import Chain
 from sparsight.errors import InputError, NumericalError, UnsupportedError
 from sparsight.mistake import BATCH, investigate
 from sparsight.networks import Network, open_image
-from sparsight.reports import CaseFile, ClassRow, LayerRow, MapPair, ViewPair
+from sparsight.readout import classes, layers, warnings
+from sparsight.reports import CaseFile, MapPair, ViewPair
 from sparsight.subtask import follow
 from sparsight.traces import (
     COMPENSATED,
     DEFAULT_SPARSITY,
     Augmentation,
-    LayerTrace,
     Sparsity,
     Trace,
     trace,
@@ -58,10 +58,6 @@ TARGET = "target"
 
 STEPS = 128
 """Of a visualization in a case file; enough to see what it is."""
-
-_TOP = 5
-_UNSURE = 0.5
-_LARGE_GAP = 0.05
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done, and steps in all."""
@@ -183,55 +179,6 @@ def _pair(name: str, dense: _Side, traced: _Side) -> MapPair:
         dense_seconds=before.seconds,
         traced_seconds=None if after is None else after.seconds,
     )
-
-
-def _classes(network: Network, found: Trace) -> tuple[ClassRow, ...]:
-    dense, traced = (
-        logits.double().softmax(-1) for logits in (found.dense_logits, found.traced_logits)
-    )
-    count = min(_TOP, len(dense))
-    top = [int(i) for side in (dense, traced) for i in side.topk(count).indices]
-    return tuple(
-        ClassRow(i, network.label(i), float(dense[i]), float(traced[i])) for i in dict.fromkeys(top)
-    )
-
-
-def _warnings(
-    network: Network, found: Trace, target: int, maps: Sequence[MapPair]
-) -> tuple[str, ...]:
-    warnings: list[str] = []
-    dense, traced = found.prediction
-    if not found.agrees:
-        warnings.append(
-            f"The trace changed the prediction from {network.label(dense)!r} to "
-            f"{network.label(traced)!r}: its maps explain a network that decides otherwise. "
-            "Try a lower sparsity or more augmentations."
-        )
-    if found.confidence[0] < _UNSURE:
-        warnings.append(
-            f"The dense network is unsure: it gives its first choice, {network.label(dense)!r}, "
-            f"only {found.confidence[0]:.1%}."
-        )
-    if target != dense:
-        warnings.append(f"The maps explain {network.label(target)!r}, which is not the prediction.")
-    emptied = [layer.name for layer in found.layers if layer.sparsity == 1]
-    if emptied:
-        warnings.append(
-            f"The trace removed every weight of {', '.join(emptied)}: nothing passes there. "
-            "Try a lower sparsity."
-        )
-    large = [
-        f"{pair.title} ({side}, {gap:.0%})"
-        for pair in maps
-        for side, gap in (("dense", pair.dense_gap), ("traced", pair.traced_gap))
-        if gap is not None and abs(gap) > _LARGE_GAP
-    ]
-    if large:
-        warnings.append(
-            f"These maps miss what they ought to sum to by more than {_LARGE_GAP:.0%}: "
-            f"{', '.join(large)}. Do not read them as shares of the output."
-        )
-    return tuple(warnings)
 
 
 def _shown(network: Network, x: Tensor) -> Tensor:
@@ -402,11 +349,11 @@ def explain(
         network=network.spec,
         target_index=index,
         target_label=label,
-        classes=_classes(network, found),
+        classes=classes(found, network.label),
         kl=found.kl,
         sparsity=found.sparsity,
         maps=maps,
-        layers=tuple(_layer(layer) for layer in found.layers),
+        layers=layers(found),
         views=views,
         blame=blamed,
         chain=followed,
@@ -423,12 +370,5 @@ def explain(
             "traced maps": traced.seconds,
             **spent,
         },
-        warnings=_warnings(network, found, index, maps),
+        warnings=warnings(found, index, maps, network.label),
     )
-
-
-def _layer(layer: LayerTrace) -> LayerRow:
-    return LayerRow(
-        layer.name, layer.parameter, layer.kind, layer.rows, layer.columns, layer.groups,
-        layer.requested, layer.sparsity, layer.error, layer.damping, layer.note,
-    )  # fmt: skip

@@ -74,7 +74,7 @@ def answer(case: CaseFile) -> str:
     (False, True)
     """
     template = (files("sparsight.app") / "answer.html.j2").read_text("utf-8")
-    page = base64.b64encode(render_page(case).encode()).decode()
+    page = base64.b64encode(render_page(case, alone=True).encode()).decode()
     return (
         environment()
         .from_string(template)

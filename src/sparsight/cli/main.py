@@ -17,6 +17,7 @@ from sparsight.cli.diff import trace_diff
 from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
 from sparsight.cli.federate import federate
+from sparsight.cli.gallery import gallery
 from sparsight.cli.harden import attack, harden
 from sparsight.cli.layers import layers
 from sparsight.cli.maps import bench_insertion, bench_trojan
@@ -56,6 +57,7 @@ app.command()(attack)
 app.command()(federate)
 app.command("app")(app_page)
 app.command()(sweep)
+app.command()(gallery)
 app.command()(models)
 app.command()(layers)
 app.command("bench speed")(bench_speed)

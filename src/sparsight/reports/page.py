@@ -196,11 +196,18 @@ def page_context(case: CaseFile) -> dict[str, Any]:
     }
 
 
-def render_page(case: CaseFile) -> str:
+def render_page(case: CaseFile, *, alone: bool = False) -> str:
     """Render the page's HTML.
 
     A strict Content-Security-Policy allows the inline style, one script by its hash, and pictures
     in data URIs: nothing is ever fetched. Every text of the case is escaped.
+
+    Parameters
+    ----------
+    case
+        What to show.
+    alone
+        Whether the page will be without the case's other files, so that it must not link to them.
 
     Examples
     --------
@@ -209,4 +216,4 @@ def render_page(case: CaseFile) -> str:
     >>> "<b>cat" in render_page(case), "&lt;b&gt;cat" in render_page(case)
     (False, True)
     """
-    return environment().get_template("case.html.j2").render(page_context(case))
+    return environment().get_template("case.html.j2").render(page_context(case), alone=alone)

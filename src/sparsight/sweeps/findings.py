@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsight.robust.evaluate import wilson
 from sparsight.sweeps.result import Sweep
 
 __all__ = ["Estimate", "findings"]
@@ -18,7 +19,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval, by the bootstrap over images.
+    """A number and its 95 % interval: Wilson's of a share, else by the bootstrap over images.
 
     Attributes
     ----------
@@ -114,8 +115,10 @@ def findings(found: Sweep, *, seed: int = 0) -> dict[str, Estimate | int]:
         if estimate is not None:
             result[name] = estimate
 
-    add("right", lambda c: 1 - _mean(c["wrong"]), wrong=wrong)
-    add("changed", lambda c: _mean(c["changed"]), changed=changed)
+    for name, hits in (("right", None if wrong is None else wrong == 0), ("changed", changed)):
+        if hits is not None and len(hits):
+            count = int(hits.sum())
+            result[name] = Estimate(count / len(hits), *wilson(count, len(hits)), len(hits))
     add("sparsity", lambda c: _mean(c["s"]), s=sparsity)
     add("sparsity of right answers", lambda c: _mean(c["s"][c["w"] == 0]), s=sparsity, w=wrong)
     add("sparsity of wrong answers", lambda c: _mean(c["s"][c["w"] == 1]), s=sparsity, w=wrong)

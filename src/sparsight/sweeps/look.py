@@ -302,7 +302,8 @@ def _maps(
                         chunk=settings.chunk,
                     )  # fmt: skip
                 heats[side] = result.heat()
-                facts = measure(heats[side]) | {"gap": result.gap}
+                gap = result.gap if heats[side].any() else None  # nothing adds up to nothing
+                facts = measure(heats[side]) | {"gap": gap}
                 row |= {f"{method}.{side}.{name}": value for name, value in facts.items()}
         except (UnsupportedError, NumericalError) as refusal:
             row[f"{method}.refused"] = str(refusal)

@@ -125,8 +125,32 @@ class Sweep:
                 f"the picture of image {number} is damaged ({error}): sweep again"
             ) from error
 
-    def trace(self, number: int) -> Trace:
+    def row(self, number: int) -> dict[str, Any]:
+        """Read the row of an image.
+
+        Raises
+        ------
+        InputError
+            If there is no such image.
+        """
+        self._shard(number)
+        found: dict[str, Any] = self._rows[number]
+        return found
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.table.to_pylist()
+        return rows
+
+    def trace(self, number: int, *, weights: bool = True) -> Trace:
         """Read the trace of an image, to the last bit.
+
+        Parameters
+        ----------
+        number
+            Of the image.
+        weights
+            Whether to unpack the weights too; answers and layers alone are read much faster.
 
         Raises
         ------
@@ -139,7 +163,8 @@ class Sweep:
                 f"the trace of image {number} was not kept: sweep again with keep='traces' "
                 "(--keep maps,pictures,traces)"
             )
-        return Trace.unpack(*found)
+        parts, facts = found
+        return Trace.unpack(parts, facts if weights else facts | {"tensors": {}})
 
     def statistics(self, *, profiles: bool = False) -> Statistics:
         """Put together what is usual for each unit over all images.

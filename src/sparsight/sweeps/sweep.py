@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def sweep(
     about = {
         "network": network.spec, "images": len(items), "settings": settings.describe(),
         "token": token, "versions": library_versions(),
-        "labels": list(network.labels),
+        "labels": list(network.labels), "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     with _claimed(folder):
         shards = _prepared(folder, about, overwrite=overwrite)
