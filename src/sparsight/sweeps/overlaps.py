@@ -13,7 +13,7 @@ from sparsight.sweeps.result import Sweep
 
 __all__ = ["Overlaps", "overlaps"]
 
-_COLUMNS = 1 << 18  # weights at a time
+_COLUMNS = 1 << 15  # weights at a time
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,7 @@ def sweep(
     token = _digest(network, settings, items)
     about = {
         "network": network.spec, "images": len(items), "settings": settings.describe(),
-        "token": token, "versions": library_versions(),
+        "fingerprint": fingerprint(network.model), "token": token, "versions": library_versions(),
         "labels": list(network.labels), "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     with _claimed(folder):
