@@ -19,7 +19,7 @@ PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate robust-maps views pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate sweep sweep-engine robust-maps views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,16 @@ federate: $(STAMP)  ## Compare federations; what they cost; how small clients' n
 	$(BIN)/python benchmarks/federate_study.py
 	$(BIN)/python benchmarks/federate_smaller.py
 	$(BIN)/python benchmarks/federate_speed.py
+
+sweep: $(STAMP)  ## Look at 1,000 photographs, and say what that found (an hour; goes on when interrupted)
+	$(KEEP_MEMORY) OMP_NUM_THREADS=1 $(BIN)/sparsight sweep $(IMAGENET)/val --truth $(IMAGENET)/val_labels.csv --model torchvision:resnet18 --weights $(IMAGENET)/resnet18.safetensors --out build/sweep-resnet18
+	$(BIN)/python benchmarks/sweep_study.py
+	$(BIN)/python benchmarks/sweep_table.py
+
+sweep-engine: $(STAMP)  ## Measure what workers are worth, and kill some
+	$(KEEP_MEMORY) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sweep_speed.py
+	$(BIN)/python benchmarks/sweep_kills.py
+	$(BIN)/python benchmarks/sweep_table.py
 
 robust-maps: $(STAMP)  ## Compare maps of robust networks and others, dense and traced
 	$(BIN)/python benchmarks/robust_maps.py

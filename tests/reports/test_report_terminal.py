@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from reports.synthetic_case import make_case
@@ -65,3 +66,18 @@ def test_progress_is_silent_without_a_terminal_and_when_quiet():
     with progress(console) as bar:
         bar.advance(bar.add_task("[b]tracing", total=2), 1)
     assert "[b]tracing" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.1, "10.0/s"), (30.0, "2.0/min")])
+def test_progress_tells_its_rate(seconds, told):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    bar = progress(console)
+    now = 0.0
+    bar.get_time = lambda: now
+    with bar:
+        task = bar.add_task("images", total=10)
+        bar.speed_estimate_period = 1000
+        for done in (1, 2, 3):
+            now += seconds
+            bar.update(task, completed=done)
+        assert told in "".join(str(c.render(bar.tasks[0])) for c in bar.columns[4:5])

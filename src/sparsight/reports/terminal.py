@@ -9,7 +9,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,8 +30,18 @@ _UNITS = 5
 _TONES = {"good": "green", "fair": "yellow", "bad": "red", "none": "dim"}
 
 
+class _Rate(ProgressColumn):
+    """How many are done in a second, or in a minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min", style="dim")
+
+
 def progress(console: Console | None = None, *, quiet: bool = False) -> Progress:
-    """Make a progress bar with the time left, on standard error.
+    """Make a progress bar with the rate and the time left, on standard error.
 
     It shows nothing if ``quiet`` (as for ``--json``) or if the console is no terminal, and is
     wiped when it is done.
@@ -46,6 +58,7 @@ def progress(console: Console | None = None, *, quiet: bool = False) -> Progress
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TextColumn("left", style="dim"),
         TimeRemainingColumn(),

@@ -1,0 +1,105 @@
+"""Write what was measured of sweeps into the docs.
+
+python benchmarks/sweep_table.py
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from overlap import ROOT
+from tables import write_table
+
+RESULTS = ROOT / "benchmarks" / "results"
+IMAGES, NODES, CORES, GPUS = 50_000, 64, 16, 8
+GIB = 2**30
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(found: dict[str, float], digits: int = 3) -> str:
+    value, low, high = (f"{found[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def costs(study: dict[str, Any]) -> str:
+    """Say what an image takes."""
+    seconds = study["cost"]["median seconds"]
+    rows = [[f"`{k.removeprefix('seconds.')}`", f"{v:.3f} s"] for k, v in seconds.items()]
+    sizes = study["cost"]["bytes an image"] | {"table.parquet": study["cost"]["bytes of the table"]}
+    rows += [[f"`{name}`", f"{size / 1024:.1f} KiB"] for name, size in sizes.items()]
+    return _lines(["of each image", "one thread, or on disk"], rows)
+
+
+def engine(speed: dict[str, Any]) -> str:
+    """Say what workers are worth."""
+    rows = [[name, f"{value:.2f}"] for name, value in speed["ratios"].items()]
+    return _lines(["ratio of seconds, medians", ""], rows)
+
+
+def plan(study: dict[str, Any]) -> str:
+    """Work out fifty thousand images on a cluster of processors."""
+    seconds = sum(study["cost"]["median seconds"].values())
+    kept = sum(study["cost"]["bytes an image"].values())
+    workers = NODES * CORES
+    read = 130e3  # bytes of an image of the data set
+    hours = IMAGES * seconds / workers / 3600
+    rate = IMAGES / (hours * 3600)
+    rows = [
+        ["work", f"{IMAGES * seconds / 3600:.0f} hours of one core"],
+        ["time", f"{60 * hours:.0f} minutes, {rate:.0f} images a second"],
+        ["memory", f"{CORES * 2.3:.0f} GiB a node: 2.3 GiB a worker of ResNet-18 with 64 views"],
+        ["storage", f"{IMAGES * kept / GIB:.0f} GiB with everything kept"],
+        ["written", f"{rate * kept / 2**20:.0f} MiB/s in files of sixteen images"],
+        ["read", f"{rate * read / 2**20:.0f} MiB/s of JPEG"],
+    ]
+    return _lines([f"{NODES} nodes of {CORES} cores", ""], rows)
+
+
+def found(study: dict[str, Any]) -> str:
+    """Say what the sweep found."""
+    told = study["findings"]
+    rows = [["images", str(told["images"])], ["unusable", str(told["unusable"])]]
+    rows += [[n, _interval(v)] for n, v in told.items() if isinstance(v, dict)]
+    for kind in ("label", "answer"):
+        own = study[f"overlap by {kind}"]
+        for name in ("within", "across"):
+            words = f"overlap beyond chance, {name} one {kind}" if name == "within" else (
+                f"overlap beyond chance, of two {kind}s"
+            )  # fmt: skip
+            rows.append([f"{words} ({own[name]['pairs']} pairs)", _interval(own[name])])
+    return _lines(["", "value, 95 % interval"], rows)
+
+
+def changed(study: dict[str, Any]) -> str:
+    """List the images that a trace changes its mind on."""
+    rows = [
+        [f"`{one['image']}`", one["label"], one["dense"], one["traced"],
+         f"{one['confidence']:.0%}", f"{one['kl']:.2g}"]
+        for one in sorted(study["changed"], key=lambda one: -one["confidence"])
+    ]  # fmt: skip
+    return _lines(["image", "label", "network", "trace", "confidence", "KL, nats"], rows)
+
+
+def main() -> None:
+    """Write the tables."""
+    study, speed = _read("sweep-resnet18"), _read("sweep-speed")
+    page = ROOT / "docs" / "scale.md"
+    for name, table in (
+        ("costs", costs(study)), ("engine", engine(speed)), ("plan", plan(study)),
+        ("found", found(study)), ("changed", changed(study)),
+    ):  # fmt: skip
+        write_table(page, table, name)
+
+
+if __name__ == "__main__":
+    main()
