@@ -86,7 +86,7 @@ def main() -> None:
             if process.poll() is not None:
                 raise SystemExit(f"the sweep was over after {len(kills)} kills: give more images")
             time.sleep(0.1)
-        done = len(list((out / "shards").glob("[0-9]*")))
+        done = len(list(out.glob("shards-*/[0-9]*")))
         if len(kills) % 2:
             draw.choice(workers_of(process)).send_signal(signal.SIGKILL)
             kills.append({"of": "worker", "shards done": done})

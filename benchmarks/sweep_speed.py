@@ -84,7 +84,7 @@ def main() -> None:
             begun: list[float] = []
 
             def heard(stage: str, done: int, total: int, folder: Path = folder) -> None:
-                if not begun and any((folder / "at").glob("*.json")):  # noqa: B023
+                if not begun and any(folder.glob("at-*/*.json")):  # noqa: B023
                     begun.append(time.perf_counter())  # noqa: B023
 
             start = time.perf_counter()

@@ -83,7 +83,7 @@ def cost(found: Sweep, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Say what an image takes: seconds of a worker, bytes by file."""
     stages = [key for key in rows[0] if key.startswith("seconds.")]
     sizes: dict[str, int] = {}
-    for file in (found.folder / "shards").rglob("*.*"):
+    for file in found.folder.glob("shards-*/*/*.*"):
         if file.is_file():
             sizes[file.name] = sizes.get(file.name, 0) + file.stat().st_size
     return {

@@ -42,18 +42,17 @@ def case_of(found: Sweep, number: int) -> CaseFile:
     if row["problem"] is not None:
         raise InputError(f"image {number} could not be used: {row['problem']}")
     trace = found.trace(number, weights=False)
-    names = found.about["labels"]
     target = row["prediction"]
     maps = tuple(_pairs(found, row))
     name = Path(row["name"]).name
     return CaseFile(
-        title=f"{name}: why {names[target]}?",
+        title=f"{name}: why {found.label(target)}?",
         image=np.asarray(found.picture(number), dtype=np.float32) / 255,
         image_name=name,
         network=found.about["network"],
         target_index=target,
-        target_label=names[target],
-        classes=classes(trace, names.__getitem__),
+        target_label=found.label(target),
+        classes=classes(trace, found.label),
         kl=trace.kl,
         sparsity=trace.sparsity,
         maps=maps,
@@ -66,7 +65,7 @@ def case_of(found: Sweep, number: int) -> CaseFile:
             for key, value in row.items()
             if key.startswith("seconds.") and value is not None
         },
-        warnings=warnings(trace, target, maps, names.__getitem__),
+        warnings=warnings(trace, target, maps, found.label),
         notes=_remarks(row),
         created=found.about["created"],
     )

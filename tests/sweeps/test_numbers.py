@@ -112,6 +112,13 @@ def test_findings_tell_what_goes_with_mistakes() -> None:
     assert found["mistakes told by large kl"].low < 0.5 < found["mistakes told by large kl"].high
     assert found["sparsity of wrong answers"].high < found["sparsity of right answers"].low
     assert found["changed"].value == 0
+    assert found["changed"].high > 0
+    told = found["mistakes told by low sparsity"]
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(300):
+        chosen = rng.integers(0, 200, 200)
+        drawn.append(auc(-sparsity[chosen], wrong[chosen]))
+    assert told.high - told.low == pytest.approx(3.92 * np.std(drawn), rel=0.15)
 
 
 def test_findings_without_labels_or_traces() -> None:

@@ -170,7 +170,8 @@ def _show(found: Sweep, out: Path, display: Display, *, as_json: bool) -> None:
     told = findings(found)
     if as_json:
         plain = {k: asdict(v) if isinstance(v, Estimate) else v for k, v in told.items()}
-        emit_json({"out": str(out), "findings": plain, "unusable": found.bad})
+        unusable = [{"image": image, "error": why} for image, why in found.bad]
+        emit_json({"out": str(out), "findings": plain, "unusable": unusable})
         return
     from rich.table import Table
     from rich.text import Text
@@ -181,7 +182,6 @@ def _show(found: Sweep, out: Path, display: Display, *, as_json: bool) -> None:
     with display.aside() as console:
         console.print(rows)
         console.print(f"table {clean(out / 'table.parquet')}", soft_wrap=True, markup=False)
-    bad = found.bad
-    if bad:
-        first = next(iter(bad))
-        display.say(f"{len(bad)} images could not be used, the first: {first}: {bad[first]}")
+    if found.bad:
+        first, why = found.bad[0]
+        display.say(f"{len(found.bad)} images could not be used, the first: {first}: {why}")

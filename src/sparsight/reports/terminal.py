@@ -27,6 +27,7 @@ from sparsight.reports.text import clean, percent, plain_number, probability
 __all__ = ["print_summary", "progress", "summary"]
 
 _UNITS = 5
+_PERIOD = 600.0  # seconds that a rate is of: a step may take a minute
 _TONES = {"good": "green", "fair": "yellow", "bad": "red", "none": "dim"}
 
 
@@ -64,6 +65,7 @@ def progress(console: Console | None = None, *, quiet: bool = False) -> Progress
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        speed_estimate_period=_PERIOD,
         disable=quiet or not console.is_terminal,
     )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +11,15 @@ from sparsight.sweeps.result import Sweep
 
 __all__ = ["Estimate", "findings"]
 
-_DRAWS = 2000
-_LEVEL = 0.95
+_Z = 1.959964  # of an interval of 95 %
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval: Wilson's of a share, else by the bootstrap over images.
+    """A number and its 95 % interval.
+
+    Of a share it is Wilson's, of a mean the normal one, and of an area under the curve that of
+    DeLong et al. (1988).
 
     Attributes
     ----------
@@ -34,32 +34,39 @@ class Estimate:
     high: float
     count: int
 
+    @classmethod
+    def share(cls, hits: np.ndarray) -> Estimate:
+        """Estimate a share, of flags."""
+        right, count = int(hits.sum()), len(hits)
+        return cls(right / count, *wilson(right, count), count)
+
+    @classmethod
+    def mean(cls, values: np.ndarray) -> Estimate:
+        """Estimate a mean, of two values or more."""
+        middle, error = values.mean(), _Z * values.std(ddof=1) / np.sqrt(len(values))
+        return cls(float(middle), float(middle - error), float(middle + error), len(values))
+
+    @classmethod
+    def area(cls, scores: np.ndarray, marked: np.ndarray) -> Estimate:
+        """Estimate how well scores tell marked ones; some must be marked and some not."""
+        above, below = _placed(scores, marked)
+        spread = above.var(ddof=1) / len(above) if len(above) > 1 else 0.0
+        spread += below.var(ddof=1) / len(below) if len(below) > 1 else 0.0
+        area, error = float(above.mean()), _Z * float(np.sqrt(spread))
+        return cls(area, max(0.0, area - error), min(1.0, area + error), len(scores))
+
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-Columns = dict[str, np.ndarray]
+def _placed(scores: np.ndarray, marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the unmarked that each marked one beats, and of the marked that beat each other."""
+    from scipy.stats import rankdata
 
-
-def _estimate(of: Callable[[Columns], float], values: Columns, seed: int) -> Estimate | None:
-    """Estimate a number of columns; nothing where there is too little to tell."""
-    count = len(next(iter(values.values())))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = of(values) if count else float("nan")
-        if not np.isfinite(value):
-            return None
-        rng = np.random.default_rng(seed)
-        drawn = np.array([
-            of({name: v[chosen] for name, v in values.items()})
-            for chosen in (rng.integers(0, count, count) for _ in range(_DRAWS))
-        ])  # fmt: skip
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Estimate(float(value), float(low), float(high), count)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    ranks, above, below = rankdata(scores), int(marked.sum()), int((~marked).sum())
+    beats = (ranks[marked] - rankdata(scores[marked])) / below
+    beaten = 1 - (ranks[~marked] - rankdata(scores[~marked])) / above
+    return beats, beaten
 
 
 def auc(scores: np.ndarray, marked: np.ndarray) -> float:
@@ -70,65 +77,57 @@ def auc(scores: np.ndarray, marked: np.ndarray) -> float:
     >>> auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
     1.0
     """
-    from sklearn.metrics import roc_auc_score
-
     if marked.all() or not marked.any():
         return float("nan")
-    return float(roc_auc_score(marked, scores))
+    return float(_placed(scores, marked)[0].mean())
 
 
-def findings(found: Sweep, *, seed: int = 0) -> dict[str, Estimate | int]:
+def findings(found: Sweep) -> dict[str, Estimate | int]:
     """Summarise a sweep.
 
     Parameters
     ----------
     found
         A finished sweep.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
     dict
         ``images`` and ``unusable``; as estimates ``right`` answers, traces that ``changed`` the
         answer, mean ``sparsity``, and as far as labels are known: mean sparsity of right and of
-        wrong answers, and how well mistakes are told by low ``confidence``, by low ``sparsity``, by
-        large ``kl`` and by a changed answer (area under the curve, 0.5 is chance). What there is
-        nothing to say about is left out.
+        wrong answers, and how well mistakes are told by low confidence, by low sparsity, by
+        large KL divergence and by a changed answer (area under the curve, 0.5 is chance). What
+        there is nothing to say about is left out.
     """
     frame = found.table.to_pydict()
     fit = np.array([why is None for why in frame["problem"]])
-    result: dict[str, Any] = {"images": len(fit), "unusable": int((~fit).sum())}
+    result: dict[str, Estimate | int] = {"images": len(fit), "unusable": int((~fit).sum())}
 
     def column(name: str) -> np.ndarray | None:
         if name not in frame:
             return None
         values = np.array(frame[name], dtype=object)[fit]
-        return None if any(v is None for v in values) else values.astype(float)
+        return None if any(v is None for v in values) or not len(values) else values.astype(float)
 
-    wrong, changed = column("wrong"), column("changed")
-    sparsity, kl, confidence = (column(name) for name in ("sparsity", "kl", "confidence"))
-
-    def add(name: str, of: Callable[[Columns], float], **values: np.ndarray | None) -> None:
-        known = {key: v for key, v in values.items() if v is not None}
-        estimate = _estimate(of, known, seed) if len(known) == len(values) else None
-        if estimate is not None:
-            result[name] = estimate
-
-    for name, hits in (("right", None if wrong is None else wrong == 0), ("changed", changed)):
-        if hits is not None and len(hits):
-            count = int(hits.sum())
-            result[name] = Estimate(count / len(hits), *wilson(count, len(hits)), len(hits))
-    add("sparsity", lambda c: _mean(c["s"]), s=sparsity)
-    add("sparsity of right answers", lambda c: _mean(c["s"][c["w"] == 0]), s=sparsity, w=wrong)
-    add("sparsity of wrong answers", lambda c: _mean(c["s"][c["w"] == 1]), s=sparsity, w=wrong)
-    scores = {"low confidence": confidence, "low sparsity": sparsity, "large kl": kl,
-              "changed answer": changed}  # fmt: skip
-    for name, values in scores.items():
-        sign = -1 if name.startswith("low") else 1
-        add(
-            f"mistakes told by {name}",
-            lambda c, sign=sign: auc(sign * c["v"], c["w"] == 1),  # type: ignore[misc]
-            v=values, w=wrong,
-        )  # fmt: skip
+    wrong, changed, sparsity = (column(name) for name in ("wrong", "changed", "sparsity"))
+    if wrong is not None:
+        result["right"] = Estimate.share(wrong == 0)
+    if changed is not None:
+        result["changed"] = Estimate.share(changed == 1)
+    groups = {"sparsity": slice(None)} if wrong is None else {
+        "sparsity": slice(None),
+        "sparsity of right answers": wrong == 0, "sparsity of wrong answers": wrong == 1,
+    }  # fmt: skip
+    for name, chosen in groups.items():
+        if sparsity is not None and len(sparsity[chosen]) > 1:
+            result[name] = Estimate.mean(sparsity[chosen])
+    if wrong is None or wrong.all() or not wrong.any():
+        return result
+    scores = {
+        "low confidence": (-1, column("confidence")), "low sparsity": (-1, sparsity),
+        "large kl": (1, column("kl")), "changed answer": (1, changed),
+    }  # fmt: skip
+    for name, (sign, values) in scores.items():
+        if values is not None:
+            result[f"mistakes told by {name}"] = Estimate.area(sign * values, wrong == 1)
     return result

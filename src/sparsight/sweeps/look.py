@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,62 +17,20 @@ from torch import Tensor
 from sparsight.attribution import attribute
 from sparsight.blame import Statistics, statistics
 from sparsight.errors import InputError, NumericalError, SparsightError, UnsupportedError
-from sparsight.networks import Network, open_image
+from sparsight.networks import Network
+from sparsight.sweeps.items import Item, UnseenError
 from sparsight.sweeps.measures import likeness, measure
 from sparsight.sweeps.rows import answer, traced
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.traces import Trace, trace, trace_many
 
-__all__ = ["Item", "Looked", "look", "on_threads"]
+__all__ = ["Looked", "look", "on_threads"]
 
 _BATCH = 8
 _SHARP, _QUALITY = 100, 90  # pixels below which no detail may be lost; of JPEG
 
-Sample = Image.Image | str | Path | Tensor | np.ndarray
 Watch = Callable[[Collection[int], int], None]
 """Told which images are being looked at, by number, and how many are done."""
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """One image of a sweep.
-
-    Attributes
-    ----------
-    number
-        Its place in the data set.
-    name
-        What to call it.
-    sample
-        A file, a PIL image, a normalised tensor, or an array ``(C, H, W)`` of uint8.
-    label
-        Its class, if known.
-    """
-
-    number: int
-    name: str
-    sample: Sample
-    label: int | None = None
-
-    def open(self) -> Image.Image | Tensor:
-        """Read the image.
-
-        Raises
-        ------
-        InputError
-            If it cannot be used.
-        """
-        if isinstance(self.sample, str | Path):
-            return open_image(self.sample)
-        if isinstance(self.sample, np.ndarray):
-            if self.sample.ndim != 3 or self.sample.dtype != np.uint8:
-                raise InputError(
-                    f"an array of shape {self.sample.shape}, {self.sample.dtype}: give uint8 "
-                    "(C, H, W)"
-                )
-            pixels = self.sample.transpose(1, 2, 0)
-            return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        return self.sample
 
 
 @dataclass(eq=False)
@@ -127,6 +83,7 @@ def look(
     items: Sequence[Item],
     *,
     skip: Mapping[int, str] | None = None,
+    alone: bool = False,
     watch: Watch = lambda numbers, done: None,
 ) -> Looked:
     """Look at images; what is wrong with one stands in its row, and the others go on.
@@ -141,6 +98,8 @@ def look(
         The images.
     skip
         Images not to look at, by number, and why.
+    alone
+        Look at no two images at once, so that ``watch`` tells which of them it is.
     watch
         Told what is being looked at.
 
@@ -176,13 +135,15 @@ def look(
                 with _timed(rows[item.number], "read"):
                     image = item.open()
                     ready[item.number] = network.prepare(image)
+            except UnseenError:
+                raise
             except InputError as error:
                 done(item, str(error))
                 continue
             yield item, image
 
     try:
-        for item, by in _traces(network, settings, opened(), rows, done):
+        for item, by in _traces(network, settings, opened(), rows, done, alone=alone):
             problem = None
             try:
                 _answer(network, settings, found, item, ready[item.number], by, rows[item.number])
@@ -190,8 +151,8 @@ def look(
                 problem = str(error)
             done(item, problem)
         fit = [item for item in items if "problem" not in rows[item.number]]
-        if "blame" in settings.do and fit:
-            found.blame = _blame(network, settings, fit, ready, rows)
+        if "blame" in settings.do:
+            found.blame = _blame(network, settings, fit, ready, rows, alone=alone, watch=watch)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"device {network.device} has too little memory for this sweep: give a smaller chunk "
@@ -214,6 +175,8 @@ def _traces(
     opened: Iterator[tuple[Item, Image.Image | Tensor]],
     rows: Mapping[int, dict[str, Any]],
     done: Callable[[Item, str], None],
+    *,
+    alone: bool,
 ) -> Iterator[tuple[Item, Trace | None]]:
     """Trace images as they come, several at once on a GPU."""
     if "trace" not in settings.do:
@@ -242,7 +205,10 @@ def _traces(
             raise error
         done(drawn[place], str(error))
 
-    for place, found in trace_many(network, images(), failed=failed, **settings.trace_options):
+    at_once = 1 if alone else None
+    for place, found in trace_many(
+        network, images(), at_once=at_once, failed=failed, **settings.trace_options
+    ):
         rows[drawn[place].number]["seconds.trace"] = sum(found.seconds.values())
         yield drawn[place], found
 
@@ -323,19 +289,45 @@ def _blame(
     items: Sequence[Item],
     ready: Mapping[int, Tensor],
     rows: Mapping[int, dict[str, Any]],
-) -> Statistics:
+    *,
+    alone: bool,
+    watch: Watch,
+) -> Statistics | None:
     """Measure the saliency of units under the loss of the label, or of the answer if unlabelled."""
+
+    def measured(some: Sequence[Item]) -> Statistics:
+        labelled = all(item.label is not None for item in some)
+        watch([item.number for item in some], len(rows))
+        samples = [
+            (ready[i.number][0], rows[i.number]["prediction"] if i.label is None else i.label)
+            for i in some
+        ]
+        found = statistics(
+            network, samples, profiles=True, loss="label" if labelled else "prediction",
+            batch=settings.chunk or _BATCH,
+        )  # fmt: skip
+        if found.profiles is None or not torch.isfinite(found.profiles).all():
+            raise NumericalError("the gradients of its loss are not finite: try it in float64")
+        return found
+
+    def fit(item: Item) -> bool:
+        try:
+            measured([item])
+        except NumericalError as error:
+            rows[item.number]["problem"] = str(error)
+            return False
+        return True
+
     start = time.perf_counter()
-    labelled = all(item.label is not None for item in items)
-    samples = [
-        (ready[i.number][0], i.label if i.label is not None else rows[i.number]["prediction"])
-        for i in items
-    ]
-    found = statistics(
-        network, samples, profiles=True, loss="label" if labelled else "prediction",
-        batch=settings.chunk or _BATCH,
-    )  # fmt: skip
-    spent = (time.perf_counter() - start) / len(items)
-    for item in items:
+    chosen = [item for item in items if fit(item)] if alone else list(items)
+    found: Statistics | None = None
+    try:
+        found = measured(chosen) if chosen else None
+    except NumericalError:
+        chosen = [item for item in chosen if fit(item)]
+        found = measured(chosen) if chosen else None
+    spent = (time.perf_counter() - start) / max(len(items), 1)
+    for item in chosen:
         rows[item.number]["seconds.blame"] = spent
-    return replace(found, names=tuple(item.name for item in items))
+    watch([], len(rows))
+    return None if found is None else replace(found, names=tuple(item.name for item in chosen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,17 +89,19 @@ def overlaps(
         problems = found.table.column("problem").to_pylist()
         numbers = [number for number, why in enumerate(problems) if why is None]
     masks: dict[str, list[Tensor]] = {}
+    weights: dict[str, int] = {}
     for place, number in enumerate(numbers):
         if progress is not None:
             progress("overlap", place, len(numbers))
         for name, tensor in found.trace(number).tensors.items():
             masks.setdefault(name, []).append(_bits(tensor))
+            weights[name] = tensor.numel()
     count = len(numbers)
     both = torch.zeros(count, count, dtype=torch.float64)
     expected = torch.zeros_like(both)
     kept = torch.zeros(count, dtype=torch.float64)
-    for layer in masks.values():
-        packed = torch.stack(layer)
+    for name in list(masks):
+        packed = torch.stack(masks.pop(name))
         sizes = torch.zeros(count, dtype=torch.float64)
         step = _COLUMNS // 8
         for start in range(0, packed.shape[1], step):
@@ -106,7 +109,7 @@ def overlaps(
             both += (part @ part.T).double()
             sizes += part.sum(1).double()
         kept += sizes
-        expected += torch.outer(sizes, sizes) / (8 * packed.shape[1])
+        expected += torch.outer(sizes, sizes) / weights[name]
     either = kept + kept[:, None]
     return Overlaps(
         tuple(numbers),
@@ -117,12 +120,8 @@ def overlaps(
 
 def _bits(tensor: Tensor) -> Tensor:
     """Pack which weights are kept, eight to a byte."""
-    import numpy as np
-
     return torch.from_numpy(np.packbits((tensor != 0).flatten().numpy()))
 
 
 def _unpacked(packed: Tensor) -> Tensor:
-    import numpy as np
-
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1)).float()

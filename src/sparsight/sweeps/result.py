@@ -77,14 +77,19 @@ class Sweep:
         return f"Sweep({self.about['network']!r}, {len(self)} images, {len(self.bad)} unusable)"
 
     @property
-    def bad(self) -> dict[str, str]:
+    def bad(self) -> list[tuple[str, str]]:
         """Images that could not be used, by name, and why."""
         names, why = (self.table.column(c).to_pylist() for c in ("name", "problem"))
-        return {name: text for name, text in zip(names, why, strict=True) if text is not None}
+        return [(name, text) for name, text in zip(names, why, strict=True) if text is not None]
+
+    def label(self, index: int) -> str:
+        """Name a class; ``class N`` where the network has no name for it."""
+        names = self.about["labels"]
+        return str(names[index]) if index < len(names) else f"class {index}"
 
     @cached_property
     def _shards(self) -> Shards:
-        return Shards(self.folder)
+        return Shards(self.folder, self.about["token"])
 
     def _shard(self, number: int) -> int:
         if not 0 <= number < len(self):

@@ -140,5 +140,10 @@ def _by_layer(found: Trace) -> Mapping[str, float]:
 def table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Lay rows out under the columns; what a row lacks is null."""
     pa = arrow()
-    whole = [{name: row.get(name) for name in schema.names} for row in rows]
+    whole = [{name: _plain(row.get(name)) for name in schema.names} for row in rows]
     return pa.Table.from_pylist(whole, schema=schema)
+
+
+def _plain(value: Any) -> Any:
+    """Replace what no file of text can hold, such as bytes of a file's name."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

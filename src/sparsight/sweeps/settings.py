@@ -82,9 +82,10 @@ class SweepSettings:
             keep=_chosen("thing to keep", keep, KEEP),
             **others,
         )
-        for name in ("shard", "threads", "augmentations"):
-            if getattr(found, name) < 1:
-                raise InputError(f"{name} {getattr(found, name)} is too small: give 1 or more")
+        for name in ("shard", "threads", "augmentations", "chunk"):
+            value = getattr(found, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} {value} is too small: give 1 or more")
         check_solver(found.solver, found.sparsity, found.pattern)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from sparsight.errors import InputError
 from sparsight.networks.state import write_tensors
 from sparsight.storage import atomic_folder, write_text
 from sparsight.sweeps.look import Looked
-from sparsight.sweeps.rows import parquet, table
+from sparsight.sweeps.rows import arrow, parquet, table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,20 +40,33 @@ class Shards:
     ----------
     folder
         The sweep's.
+    token
+        What tells this sweep from others: whoever still works on another one, because the process
+        that asked for it was killed, writes elsewhere.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._home, self._at = folder / "shards", folder / "at"
+    def __init__(self, folder: Path, token: str) -> None:
+        self._home, self._at = folder / f"shards-{token[:12]}", folder / f"at-{token[:12]}"
 
     def folder(self, shard: int) -> Path:
         """Say where a shard is."""
         return self._home / f"{shard:06d}"
 
     def done(self) -> set[int]:
-        """List the shards that are there."""
+        """List the shards that are there; one that is damaged is removed, to be done again."""
         if not self._home.is_dir():
             return set()
-        return {int(p.name) for p in self._home.iterdir() if p.name.isdigit()}
+        found = set()
+        for place in self._home.iterdir():
+            if not place.name.isdigit():
+                continue
+            try:
+                parquet().read_metadata(place / _ROWS)
+            except (OSError, arrow().ArrowException):
+                shutil.rmtree(place)
+            else:
+                found.add(int(place.name))
+        return found
 
     def tidy(self) -> None:
         """Remove what killed workers left behind."""
@@ -61,9 +75,10 @@ class Shards:
         shutil.rmtree(self._at, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove all shards."""
-        shutil.rmtree(self._home, ignore_errors=True)
-        shutil.rmtree(self._at, ignore_errors=True)
+        """Remove all shards, of other sweeps in this folder too."""
+        for name in ("shards", "at"):
+            for place in self._home.parent.glob(f"{name}-*"):
+                shutil.rmtree(place, ignore_errors=True)
 
     def write(self, shard: int, found: Looked, schema: pa.Schema) -> None:
         """Write a shard, unless another worker did so meanwhile.
@@ -75,17 +90,22 @@ class Shards:
         """
         if self.folder(shard).exists():
             return
-        with atomic_folder(self.folder(shard), ()) as fresh:
-            parquet().write_table(table(found.rows, schema), fresh / _ROWS)
-            for name, tensors in ((_MAPS, found.maps), (_PICTURES, found.pictures)):
-                if tensors:
-                    write_tensors(fresh / name, tensors, {})
-            if found.traces:
-                about = json.dumps(found.facts).encode()
-                facts = {"about": torch.frombuffer(bytearray(about), dtype=torch.uint8)}
-                write_tensors(fresh / _TRACES, found.traces | facts, {})
-            if found.blame is not None:
-                found.blame.save(fresh / _BLAME)
+        try:
+            with atomic_folder(self.folder(shard), ()) as fresh:
+                parquet().write_table(table(found.rows, schema), fresh / _ROWS)
+                with (fresh / _ROWS).open("rb+") as stream:
+                    os.fsync(stream.fileno())
+                for name, tensors in ((_MAPS, found.maps), (_PICTURES, found.pictures)):
+                    if tensors:
+                        write_tensors(fresh / name, tensors, {})
+                if found.traces:
+                    about = json.dumps(found.facts).encode()
+                    facts = {"about": torch.frombuffer(bytearray(about), dtype=torch.uint8)}
+                    write_tensors(fresh / _TRACES, found.traces | facts, {})
+                if found.blame is not None:
+                    found.blame.save(fresh / _BLAME)
+        except InputError as error:
+            raise InputError(f"{error}: make room if there is none, and run it again") from error
 
     def watch(self, shard: int, numbers: Collection[int], done: int) -> None:
         """Note which images of a shard are being looked at, for whoever asks, or comes after."""

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from sparsight.blame.usual import fingerprint
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units, weight_matrices
 from sparsight.storage import library_versions, read_manifest, write_manifest
-from sparsight.sweeps.look import Item, Sample
+from sparsight.sweeps.items import Item, Sample
 from sparsight.sweeps.pool import Progress, Setup, here, on_workers
 from sparsight.sweeps.result import MANIFEST, SCHEMA, TABLE, Sweep
 from sparsight.sweeps.rows import arrow, blame_columns, parquet
@@ -75,7 +75,7 @@ def sweep(
     address
         Of a Ray cluster; by default one is begun on this machine, on loopback.
     overwrite
-        Replace a sweep made of something else.
+        Replace a sweep that is finished, or of something else.
     progress
         Called as ``progress("images", done, total)``.
 
@@ -97,6 +97,8 @@ def sweep(
     ([1, 2], True)
     """
     parquet()
+    if settings is not None and options:
+        raise InputError(f"settings and {next(iter(options))} are given: put all into settings")
     settings = settings or SweepSettings.of(**options)
     network.require_eval()
     if settings.solver != COMPENSATED and "trace" in settings.do:
@@ -107,18 +109,20 @@ def sweep(
         raise InputError(f"address {address} without workers: give workers=1 or more")
     items = _items(network, samples)
     folder = Path(os.path.abspath(out))
-    token = _digest(network, settings, items)
     about = {
         "network": network.spec, "images": len(items), "settings": settings.describe(),
-        "fingerprint": fingerprint(network.model), "token": token, "versions": library_versions(),
-        "labels": list(network.labels), "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": fingerprint(network.model), "labels": list(network.labels),
+        "device": network.device.type, "versions": library_versions(),
     }  # fmt: skip
+    token = about["token"] = _digest(network, about, items)
+    about["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     with _claimed(folder):
         shards = _prepared(folder, about, overwrite=overwrite)
-        if not (folder / TABLE).exists():
-            setup = Setup(network, "cpu", settings, items, folder, token)
-            there = shards.done()
-            todo = [shard for shard in range(setup.count) if shard not in there]
+        setup = Setup(network, "cpu", settings, items, folder, token)
+        there = shards.done()
+        todo = [shard for shard in range(setup.count) if shard not in there]
+        if todo or not (folder / TABLE).exists():
+            (folder / TABLE).unlink(missing_ok=True)
             done = sum(len(setup.images(shard)) for shard in there)
             tell = progress or (lambda stage, done, total: None)
             if todo and workers:
@@ -132,6 +136,7 @@ def sweep(
                 here(setup, todo, tell, done)
             tell("images", len(items), len(items))
             _finish(folder, shards, setup, tell)
+        shards.tidy()
     return Sweep.load(folder)
 
 
@@ -141,9 +146,13 @@ def _items(
     items = []
     for number, given in enumerate(samples):
         sample, label = given if isinstance(given, tuple) else (given, None)
-        name = str(sample) if isinstance(sample, str | Path) else f"image {number}"
         index = None if label is None else network.class_index(label)
-        items.append(Item(number, name, sample, index))
+        if isinstance(sample, str | Path):
+            name = str(sample).encode("utf-8", "replace").decode()
+            file = Path(os.path.abspath(sample))  # workers may be somewhere else
+            items.append(Item(number, name, file, index, there=file.is_file()))
+        else:
+            items.append(Item(number, f"image {number}", sample, index))
     if not items:
         raise InputError("no images: give files, a folder, or a data set")
     bare = next((item.name for item in items if item.label is None), None)
@@ -152,16 +161,17 @@ def _items(
     return items
 
 
-def _digest(network: Network, settings: SweepSettings, items: Sequence[Item]) -> str:
-    """Tell this sweep from another: by weights, settings and images, of files by name and size."""
-    facts = [fingerprint(network.model), settings.describe(), repr(network.preprocessing)]
+def _digest(network: Network, about: Mapping[str, Any], items: Sequence[Item]) -> str:
+    """Tell this sweep from another: by all that shapes it, of files by name, size and time."""
+    facts = [about, repr(network.preprocessing), repr(network.model)]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for item in items:
         found.update(f"{item.name}\0{item.label}\0".encode("utf-8", "surrogateescape"))
         sample = item.sample
         if isinstance(sample, str | Path):
-            size = Path(sample).stat().st_size if Path(sample).is_file() else -1
-            found.update(str(size).encode())
+            if item.there:
+                stat = Path(sample).stat()
+                found.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
         elif isinstance(sample, Tensor):
             plain = sample.detach().cpu().contiguous().flatten().view(torch.uint8)
             found.update(plain.numpy().tobytes())
@@ -202,20 +212,20 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _prepared(folder: Path, about: dict[str, Any], *, overwrite: bool) -> Shards:
     """Go on with what is there if it is of the same sweep; else begin, or refuse."""
-    shards = Shards(folder)
+    shards = Shards(folder, about["token"])
     if (folder / MANIFEST).exists():
         former: str | None
         try:
             former = read_manifest(folder, MANIFEST, "sweep", SCHEMA).get("token")
         except InputError:
             former = None
-        if former == about["token"]:
+        if former == about["token"] and not (overwrite and (folder / TABLE).exists()):
             shards.tidy()
             return shards
         if not overwrite:
             raise InputError(
-                f"{folder} holds a sweep of other images, weights or settings: choose another "
-                "folder, or replace it with overwrite=True (--overwrite)"
+                f"{folder} holds a sweep of other images, weights, settings or versions: choose "
+                "another folder, or replace it with overwrite=True (--overwrite)"
             )
         for name in (TABLE, MANIFEST):
             (folder / name).unlink(missing_ok=True)
