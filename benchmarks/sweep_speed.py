@@ -5,7 +5,7 @@
 Photographs through ResNet-18 where the data are, else scenes through the embedded network; one
 thread each. The plain loop traces, attributes and measures blame, and writes nothing. Seconds of
 workers are also given without the time until the first image is begun, which does not grow with the
-data set. Writes ``benchmarks/results/sweep-speed.json``.
+data set. Writes ``benchmarks/results/sweep-speed.json``, with the most memory that a worker had.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import shutil
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from overlap import ROOT
@@ -63,6 +65,16 @@ def plain(network: Network, images: list[tuple[Any, Any]]) -> None:
         blame_statistics(network, ready, profiles=True)
 
 
+def memory() -> float:
+    """Most memory that one of this process's workers has now, in GiB."""
+    found = [0.0]
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ray::_Worker" in " ".join(child.cmdline()):
+                found.append(child.memory_info().rss / 2**30)
+    return max(found)
+
+
 def main() -> None:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,6 +86,7 @@ def main() -> None:
     network, images = subject(options.images)
     plain(network, images[:SHARD])  # what is done once in a process
     rows: list[dict[str, float]] = []
+    most = [0.0]
     for _ in range(options.repeats):
         row: dict[str, float] = {}
         start = time.perf_counter()
@@ -84,6 +97,7 @@ def main() -> None:
             begun: list[float] = []
 
             def heard(stage: str, done: int, total: int, folder: Path = folder) -> None:
+                most.append(memory())
                 if not begun and any(folder.glob("at-*/*.json")):  # noqa: B023
                     begun.append(time.perf_counter())  # noqa: B023
 
@@ -101,6 +115,7 @@ def main() -> None:
         "command": "python benchmarks/sweep_speed.py",
         "network": network.spec, "images": len(images), "cores": os.cpu_count(),
         "versions": library_versions(), "rows": rows, "median seconds": median,
+        "most GiB of a worker": max(most),
         "ratios": {
             "kept over plain loop": median["0 workers"] / median["plain loop"],
             "one worker over plain loop": median["1 workers, once begun"] / median["plain loop"],

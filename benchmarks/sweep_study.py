@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from overlap import ROOT
+from sparsight.gallery import case_of
+from sparsight.reports import render_page
 from sparsight.storage import write_text
 from sparsight.sweeps import Sweep, overlaps
 from sparsight.sweeps.findings import Estimate, findings
@@ -89,6 +91,14 @@ def cost(found: Sweep, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "median seconds": {s: float(np.median([row[s] for row in rows])) for s in stages},
         "bytes an image": {name: round(size / len(rows)) for name, size in sorted(sizes.items())},
+        "bytes of a case file": round(
+            np.mean(
+                [
+                    len(render_page(case_of(found, row["number"]), alone=True).encode())
+                    for row in rows[:20]
+                ]
+            )
+        ),
         "bytes of the table": round((found.folder / "table.parquet").stat().st_size / len(rows)),
     }
 

@@ -35,7 +35,10 @@ def costs(study: dict[str, Any]) -> str:
     """Say what an image takes."""
     seconds = study["cost"]["median seconds"]
     rows = [[f"`{k.removeprefix('seconds.')}`", f"{v:.3f} s"] for k, v in seconds.items()]
-    sizes = study["cost"]["bytes an image"] | {"table.parquet": study["cost"]["bytes of the table"]}
+    sizes = study["cost"]["bytes an image"] | {
+        "table.parquet": study["cost"]["bytes of the table"],
+        "a case file of the gallery": study["cost"]["bytes of a case file"],
+    }
     rows += [[f"`{name}`", f"{size / 1024:.1f} KiB"] for name, size in sizes.items()]
     return _lines(["of each image", "one thread, or on disk"], rows)
 
@@ -46,18 +49,19 @@ def engine(speed: dict[str, Any]) -> str:
     return _lines(["ratio of seconds, medians", ""], rows)
 
 
-def plan(study: dict[str, Any]) -> str:
+def plan(study: dict[str, Any], speed: dict[str, Any]) -> str:
     """Work out fifty thousand images on a cluster of processors."""
     seconds = sum(study["cost"]["median seconds"].values())
     kept = sum(study["cost"]["bytes an image"].values())
     workers = NODES * CORES
+    gib = speed["most GiB of a worker"]
     read = 130e3  # bytes of an image of the data set
     hours = IMAGES * seconds / workers / 3600
     rate = IMAGES / (hours * 3600)
     rows = [
         ["work", f"{IMAGES * seconds / 3600:.0f} hours of one core"],
         ["time", f"{60 * hours:.0f} minutes, {rate:.0f} images a second"],
-        ["memory", f"{CORES * 2.3:.0f} GiB a node: 2.3 GiB a worker of ResNet-18 with 64 views"],
+        ["memory", f"{CORES * gib:.0f} GiB a node, {gib:.1f} GiB a worker"],
         ["storage", f"{IMAGES * kept / GIB:.0f} GiB with everything kept"],
         ["written", f"{rate * kept / 2**20:.0f} MiB/s in files of sixteen images"],
         ["read", f"{rate * read / 2**20:.0f} MiB/s of JPEG"],
@@ -95,7 +99,7 @@ def main() -> None:
     study, speed = _read("sweep-resnet18"), _read("sweep-speed")
     page = ROOT / "docs" / "scale.md"
     for name, table in (
-        ("costs", costs(study)), ("engine", engine(speed)), ("plan", plan(study)),
+        ("costs", costs(study)), ("engine", engine(speed)), ("plan", plan(study, speed)),
         ("found", found(study)), ("changed", changed(study)),
     ):  # fmt: skip
         write_table(page, table, name)
