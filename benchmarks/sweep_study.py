@@ -138,14 +138,26 @@ def main() -> None:
     answers = np.array([row["prediction"] for row in rows])
     same = labels == labels[:, None]
     told = findings(found)
-    changed = [
-        {
-            "image": Path(row["name"]).name, "label": row["label_name"],
-            "dense": row["prediction_name"], "traced": row["traced_name"],
-            "confidence": row["confidence"], "kl": row["kl"], "wrong": row["wrong"],
-        }
-        for row in rows if row["changed"]
-    ]  # fmt: skip
+    doubted = []
+    for row in rows:
+        unseen = found.trace(row["number"], weights=False).settings["held_out"]
+        row |= {"held out agree": unseen["agree"], "held out kl": unseen["kl"]}
+        if unseen["agree"] == 0:
+            doubted.append(
+                {
+                    "image": Path(row["name"]).name, "label": row["label_name"],
+                    "answer": row["prediction_name"], "confidence": row["confidence"],
+                    "kl": unseen["kl"],
+                }
+            )  # fmt: skip
+    wrong = np.array([row["wrong"] for row in rows])
+    agree = np.array([row["held out agree"] for row in rows])
+    told |= {
+        "held-out views answered alike": Estimate.mean(agree),
+        "the same, of right answers": Estimate.mean(agree[~wrong]),
+        "the same, of wrong answers": Estimate.mean(agree[wrong]),
+        "mistakes told by held-out views": Estimate.area(-agree, wrong),
+    }
     content = {
         "command": "python benchmarks/sweep_study.py",
         "network": found.about["network"],
@@ -155,7 +167,7 @@ def main() -> None:
         "overlap by label": agreement(corrected, same),
         "overlap by answer": agreement(corrected, answers == answers[:, None]),
         "closest of other classes": closest(corrected, rows),
-        "changed": changed,
+        "no held-out view answered alike": doubted,
         "sparsity": {
             name: float(np.quantile([row["sparsity"] for row in rows], share))
             for name, share in (("least", 0.0), ("5 %", 0.05), ("median", 0.5), ("95 %", 0.95))

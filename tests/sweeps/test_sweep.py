@@ -67,6 +67,7 @@ def test_a_row_says_what_the_image_alone_gives(network: Network, tmp_path: Path)
         assert row["confidence"] == float(shares.max())
         assert row["label_confidence"] == float(shares[label])
         assert row["wrong"] == (alone.prediction[0] != label)
+        assert row["held_out_agree"] == alone.settings["held_out"]["agree"]
         assert (row["kl"], row["sparsity"]) == (alone.kl, pytest.approx(alone.sparsity))
         for layer in alone.layers:
             assert row[f"sparsity.{layer.name}"] == pytest.approx(layer.sparsity)

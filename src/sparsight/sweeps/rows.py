@@ -71,7 +71,8 @@ def columns(network: Network, settings: SweepSettings) -> pa.Schema:
     if "trace" in settings.do:
         found |= {
             "traced_prediction": whole, "traced_name": text, "traced_confidence": number,
-            "changed": flag, "kl": number, "sparsity": number,
+            "changed": flag, "kl": number, "sparsity": number, "held_out_agree": number,
+            "held_out_kl": number,
         }  # fmt: skip
         found |= {f"sparsity.{name}": number for name in _layers(network)}
     if "attribute" in settings.do:
@@ -115,8 +116,11 @@ def answer(network: Network, logits: Tensor, label: int | None) -> dict[str, Any
 
 
 def traced(network: Network, found: Trace) -> dict[str, Any]:
-    """Say what a trace answers, and how sparse it is, layer by layer."""
+    """Say what a trace answers, to views that it was not made of too, and how sparse it is."""
+    unseen = found.settings.get("held_out") or {}
     return {
+        "held_out_agree": unseen.get("agree"),
+        "held_out_kl": unseen.get("kl"),
         "traced_prediction": found.prediction[1],
         "traced_name": network.label(found.prediction[1]),
         "traced_confidence": found.confidence[1],
