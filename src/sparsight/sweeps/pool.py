@@ -264,12 +264,16 @@ class _Queue:
             self._ask(worker)
             return
         self._heard = time.monotonic()
-        for _ in range(_AHEAD):
+        self._fill(worker)
+
+    def _fill(self, worker: int) -> None:
+        """Keep a worker busy, but at the end leave shards for those who have none."""
+        has = sum(other == worker for _, other in self._under_way.values())
+        while self._todo and has < (_AHEAD if len(self._todo) > len(self._pool) else 1):
             self._give(worker)
+            has += 1
 
     def _give(self, worker: int) -> None:
-        if not self._todo:
-            return
         shard = self._todo.popleft()
         numbers = (item.number for item in self._setup.images(shard))
         skip = {number: _KILLER for number in numbers if self._deaths[number] >= _DEATHS}
@@ -292,7 +296,7 @@ class _Queue:
         self._done += found
         self._in_a_row = 0
         self._heard = time.monotonic()
-        self._give(worker)
+        self._fill(worker)
 
     def _lost(self, shard: int, worker: int, error: Exception) -> None:
         """Put a dead worker's shard back, the first to be done, and count its death once."""
