@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from overlap import ROOT
-from tables import write_table
+from tables import as_table, interval, write_table
 
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES, NODES, CORES, GPUS = 50_000, 64, 16, 8
@@ -21,16 +21,6 @@ def _read(name: str) -> dict[str, Any]:
     return found
 
 
-def _lines(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _interval(found: dict[str, float], digits: int = 3) -> str:
-    value, low, high = (f"{found[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
 def costs(study: dict[str, Any]) -> str:
     """Say what an image takes."""
     seconds = study["cost"]["median seconds"]
@@ -40,13 +30,13 @@ def costs(study: dict[str, Any]) -> str:
         "a case file of the gallery": study["cost"]["bytes of a case file"],
     }
     rows += [[f"`{name}`", f"{size / 1024:.1f} KiB"] for name, size in sizes.items()]
-    return _lines(["of each image", "one thread, or on disk"], rows)
+    return as_table(["of each image", "one thread, or on disk"], rows)
 
 
 def engine(speed: dict[str, Any]) -> str:
     """Say what workers are worth."""
     rows = [[name, f"{value:.2f}"] for name, value in speed["ratios"].items()]
-    return _lines(["ratio of seconds, medians", ""], rows)
+    return as_table(["ratio of seconds, medians", ""], rows)
 
 
 def plan(study: dict[str, Any], speed: dict[str, Any]) -> str:
@@ -66,22 +56,22 @@ def plan(study: dict[str, Any], speed: dict[str, Any]) -> str:
         ["written", f"{rate * kept / 2**20:.0f} MiB/s in files of sixteen images"],
         ["read", f"{rate * read / 2**20:.0f} MiB/s of JPEG"],
     ]
-    return _lines([f"{NODES} nodes of {CORES} cores", ""], rows)
+    return as_table([f"{NODES} nodes of {CORES} cores", ""], rows)
 
 
 def found(study: dict[str, Any]) -> str:
     """Say what the sweep found."""
     told = study["findings"]
     rows = [["images", str(told["images"])], ["unusable", str(told["unusable"])]]
-    rows += [[n, _interval(v)] for n, v in told.items() if isinstance(v, dict)]
+    rows += [[n, interval(v)] for n, v in told.items() if isinstance(v, dict)]
     for kind in ("label", "answer"):
         own = study[f"overlap by {kind}"]
         for name in ("within", "across"):
             words = f"overlap beyond chance, {name} one {kind}" if name == "within" else (
                 f"overlap beyond chance, of two {kind}s"
             )  # fmt: skip
-            rows.append([f"{words} ({own[name]['pairs']} pairs)", _interval(own[name])])
-    return _lines(["", "value, 95 % interval"], rows)
+            rows.append([f"{words} ({own[name]['pairs']} pairs)", interval(own[name])])
+    return as_table(["", "value, 95 % interval"], rows)
 
 
 def doubted(study: dict[str, Any]) -> str:
@@ -92,7 +82,7 @@ def doubted(study: dict[str, Any]) -> str:
          f"{one['kl']:.2g}"]
         for one in sorted(found, key=lambda one: -one["confidence"])
     ]  # fmt: skip
-    return _lines(["image", "label", "answer", "confidence", "KL on these views, nats"], rows)
+    return as_table(["image", "label", "answer", "confidence", "KL on these views, nats"], rows)
 
 
 def main() -> None:

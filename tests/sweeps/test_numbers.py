@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import sparsight
 from sparsight.errors import InputError
 from sparsight.sweeps import measure, overlaps, sweep
-from sparsight.sweeps.findings import Estimate, auc, findings
+from sparsight.sweeps.findings import Estimate, findings
 from sparsight.sweeps.measures import likeness
 from sparsight.traces.overlap import Overlap
 from sweeps.test_sweep import pictures
@@ -117,7 +117,7 @@ def test_findings_tell_what_goes_with_mistakes() -> None:
     rng, drawn = np.random.default_rng(1), []
     for _ in range(300):
         chosen = rng.integers(0, 200, 200)
-        drawn.append(auc(-sparsity[chosen], wrong[chosen]))
+        drawn.append(Estimate.area(-sparsity[chosen], wrong[chosen]).value)
     assert told.high - told.low == pytest.approx(3.92 * np.std(drawn), rel=0.15)
 
 
@@ -127,11 +127,11 @@ def test_findings_without_labels_or_traces() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-def test_auc_counts_pairs(pairs: list[tuple[int, bool]]) -> None:
+def test_an_area_counts_pairs(pairs: list[tuple[int, bool]]) -> None:
     scores = np.array([p[0] for p in pairs], float)
     marked = np.array([p[1] for p in pairs])
-    if marked.all() or not marked.any():
-        assert np.isnan(auc(scores, marked))
-        return
+    assume(marked.any() and not marked.all())
     above, below = scores[marked][:, None], scores[~marked][None]
-    assert auc(scores, marked) == pytest.approx(((above > below) + 0.5 * (above == below)).mean())
+    assert Estimate.area(scores, marked).value == pytest.approx(
+        ((above > below) + 0.5 * (above == below)).mean()
+    )

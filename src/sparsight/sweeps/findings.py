@@ -60,26 +60,13 @@ class Estimate:
 
 
 def _placed(scores: np.ndarray, marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the unmarked that each marked one beats, and of the marked that beat each other."""
+    """Say what share of the others each marked one beats, and what share beats each other one."""
     from scipy.stats import rankdata
 
     ranks, above, below = rankdata(scores), int(marked.sum()), int((~marked).sum())
     beats = (ranks[marked] - rankdata(scores[marked])) / below
     beaten = 1 - (ranks[~marked] - rankdata(scores[~marked])) / above
     return beats, beaten
-
-
-def auc(scores: np.ndarray, marked: np.ndarray) -> float:
-    """Chance that a marked one scores higher than one that is not; ties count half.
-
-    Examples
-    --------
-    >>> auc(np.array([1.0, 2.0, 3.0]), np.array([False, True, True]))
-    1.0
-    """
-    if marked.all() or not marked.any():
-        return float("nan")
-    return float(_placed(scores, marked)[0].mean())
 
 
 def findings(found: Sweep) -> dict[str, Estimate | int]:

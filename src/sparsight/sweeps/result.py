@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,10 +118,7 @@ class Sweep:
         """
         found = self._shards.picture(self._shard(number), number)
         if found is None:
-            raise InputError(
-                f"the picture of image {number} was not kept: sweep again with keep='pictures' "
-                "(--keep maps,pictures,traces)"
-            )
+            raise _unkept("picture", number)
         try:
             with Image.open(io.BytesIO(found)) as image:
                 return image.convert("RGB")
@@ -164,10 +161,7 @@ class Sweep:
         """
         found = self._shards.trace(self._shard(number), number)
         if found is None:
-            raise InputError(
-                f"the trace of image {number} was not kept: sweep again with keep='traces' "
-                "(--keep maps,pictures,traces)"
-            )
+            raise _unkept("trace", number)
         parts, facts = found
         return Trace.unpack(parts, facts if weights else facts | {"tensors": {}})
 
@@ -184,16 +178,14 @@ class Sweep:
         InputError
             If blame was not looked at.
         """
-        found: Statistics | None = None
-        for part in self._blame():
-            part = part if profiles else replace(part, profiles=None)
-            found = part if found is None else found.merge(part)
+        found = self._shards.usual(profiles=profiles)
         if found is None:
             raise InputError("this sweep did not look at blame: sweep again with do='blame'")
         return found
 
-    def _blame(self) -> Iterator[Statistics]:
-        for shard in sorted(self._shards.done()):
-            part = self._shards.blame(shard)
-            if part is not None:
-                yield part
+
+def _unkept(what: str, number: int) -> InputError:
+    return InputError(
+        f"the {what} of image {number} was not kept: sweep again with keep='{what}s' "
+        "(--keep maps,pictures,traces)"
+    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,19 @@ class Shards:
         """Read the saliency of units of a shard's images, if there is any."""
         file = self.folder(shard) / _BLAME
         return Statistics.load(file) if file.exists() else None
+
+    def usual(
+        self, *, profiles: bool = False, told: Callable[[int], None] = lambda shard: None
+    ) -> Statistics | None:
+        """Put together what is usual for each unit over all shards, if there is anything."""
+        found: Statistics | None = None
+        for shard in sorted(self.done()):
+            told(shard)
+            part = self.blame(shard)
+            if part is not None:
+                part = part if profiles else replace(part, profiles=None)
+                found = part if found is None else found.merge(part)
+        return found
 
     def maps(self, shard: int, number: int) -> dict[tuple[str, str], Tensor]:
         """Read the maps of an image, float32, by method and side."""

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
-from sparsight.blame import Statistics
 from sparsight.blame.scores import score
 from sparsight.blame.usual import fingerprint
 from sparsight.errors import InputError
@@ -269,13 +268,7 @@ def _with_blame(
 ) -> pa.Table:
     """Add the units whose saliency stands out most, against all images of the sweep."""
     pa = arrow()
-    usual: Statistics | None = None
-    for shard in range(setup.count):
-        progress("blame", shard, 2 * setup.count)
-        part = shards.blame(shard)
-        if part is not None:
-            part = replace(part, profiles=None)
-            usual = part if usual is None else usual.merge(part)
+    usual = shards.usual(told=lambda shard: progress("blame", shard, 2 * setup.count))
     places = {number: place for place, number in enumerate(whole.column("number").to_pylist())}
     names: list[list[str] | None] = [None] * len(whole)
     scores: list[list[float] | None] = [None] * len(whole)
