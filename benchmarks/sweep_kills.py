@@ -2,8 +2,9 @@
 
     python benchmarks/sweep_kills.py [--kills 10] [--seed 0]
 
-Scenes through the embedded network on two workers, as a process of its own. Every second kill is of
-the driver, after which the same command is run again; the others are of a worker. Compares all
+Scenes through the embedded network on two workers, as a process of its own. A kill comes some
+seconds after another shard is done. Every second one is of the driver, after which the same command
+is run again; the others are of a worker. Compares all
 columns but seconds, and all kept maps, pictures and traces. Writes
 ``benchmarks/results/sweep-kills.json``.
 """
@@ -78,14 +79,16 @@ def main() -> None:
     home = Path(tempfile.mkdtemp())
     if begin(home / "whole", 0).wait() != 0:
         raise SystemExit("the undisturbed sweep failed")
-    out, kills = home / "killed", []
+    out, kills, done = home / "killed", [], 0
     process = begin(out, 2)
     while len(kills) < options.kills:
-        wait = time.monotonic() + draw.uniform(1, 6)
-        while time.monotonic() < wait or not workers_of(process):
+        former, wait = done, draw.uniform(0, 4)
+        while done == former or not workers_of(process):
             if process.poll() is not None:
                 raise SystemExit(f"the sweep was over after {len(kills)} kills: give more images")
             time.sleep(0.1)
+            done = len(list(out.glob("shards-*/[0-9]*")))
+        time.sleep(wait)
         done = len(list(out.glob("shards-*/[0-9]*")))
         if len(kills) % 2:
             draw.choice(workers_of(process)).send_signal(signal.SIGKILL)

@@ -19,10 +19,12 @@ from sparsight.attribution import attribute
 from sparsight.blame import statistics
 from sparsight.errors import InputError, NetworkError, UnsupportedError
 from sparsight.networks import Network
+from sparsight.storage import read_manifest
 from sparsight.sweeps import Sweep, SweepSettings, sweep
 from sparsight.sweeps.items import Item
 from sparsight.sweeps.measures import measure
 from sparsight.sweeps.pool import Setup
+from sparsight.sweeps.result import MANIFEST, SCHEMA
 
 FAST = {"augmentations": 2, "sparsity": 0.5, "shard": 2}
 
@@ -185,6 +187,46 @@ def test_goes_on_where_it_was_interrupted(network: Network, tmp_path: Path) -> N
     assert not list((tmp_path / "out").glob("at-*"))
     again = sweep(network, pictures(7), tmp_path / "out", **FAST)
     assert again.table.equals(found.table)
+
+
+def test_files_that_changed_are_done_again_and_no_others(network: Network, tmp_path: Path) -> None:
+    files = []
+    for number, (image, label) in enumerate(pictures(4)):
+        image.save(tmp_path / f"{number}.png")
+        files.append((tmp_path / f"{number}.png", label))
+    good = files[3][0].read_bytes()
+    files[3][0].write_text("no image")
+    out, options = tmp_path / "out", FAST | {"shard": 2}
+    assert len(sweep(network, files, out, **options).bad) == 1
+    home = shards_of(out)
+    times = [(home / f"{n:06d}" / "rows.parquet").stat().st_mtime_ns for n in range(2)]
+    first = Sweep.load(out).digest
+    files[3][0].write_bytes(good)
+    found = sweep(network, files, out, **options)
+    assert not found.bad
+    assert found.digest != first
+    assert found.table.schema.metadata is None
+    again = [(home / f"{n:06d}" / "rows.parquet").stat().st_mtime_ns for n in range(2)]
+    assert again[0] == times[0]
+    assert again[1] > times[1]
+    files[0][0].unlink()
+    assert [name for name, _ in sweep(network, files, out, **options).bad] == [str(files[0][0])]
+
+
+def test_a_worker_that_saw_other_images_is_noticed(network: Network, tmp_path: Path) -> None:
+    """One of a sweep that was killed, and whose files changed before the next one."""
+    file, out = tmp_path / "a.png", tmp_path / "out"
+    pictures(1)[0][0].save(file)
+    former = [Item.of(0, file, None)]
+    os.utime(file, ns=(1, 1))
+
+    def intrude(stage: str, done: int, total: int) -> None:
+        token = read_manifest(out, MANIFEST, "sweep", SCHEMA)["token"]
+        Setup(network, "cpu", SweepSettings.of(**FAST), former, out, token).work(network, 0)
+
+    with pytest.raises(InputError, match=r"images of shard 0 changed meanwhile: run it again"):
+        sweep(network, [file], out, **FAST, progress=intrude)
+    assert not sweep(network, [file], out, **FAST).bad
 
 
 def test_a_full_disk_loses_nothing(

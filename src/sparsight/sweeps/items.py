@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,15 +38,29 @@ class Item:
         A file, a PIL image, a normalised tensor, or an array ``(C, H, W)`` of uint8.
     label
         Its class, if known.
-    there
-        Whether the file was there when the sweep began.
+    stamp
+        What tells the sample from another: of a file its size and time when the sweep began,
+        nothing if it was not there; of others a digest.
     """
 
     number: int
     name: str
     sample: Sample
     label: int | None = None
-    there: bool = False
+    stamp: str = ""
+
+    @classmethod
+    def of(cls, number: int, sample: Sample, label: int | None) -> Item:
+        """Name a sample and stamp it."""
+        if not isinstance(sample, str | Path):
+            return cls(number, f"image {number}", sample, label, _digest(sample))
+        name = str(sample).encode("utf-8", "replace").decode()
+        file = Path(os.path.abspath(sample))  # workers may be somewhere else
+        stamp = ""
+        if file.is_file():
+            stat = file.stat()
+            stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        return cls(number, name, file, label, stamp)
 
     def open(self) -> Image.Image | Tensor:
         """Read the image.
@@ -54,7 +71,7 @@ class Item:
             If it cannot be used.
         """
         if isinstance(self.sample, str | Path):
-            if self.there and not Path(self.sample).is_file():
+            if self.stamp and not Path(self.sample).is_file():
                 raise UnseenError(
                     f"{self.sample} is not there, or no longer: give images that stay, and that "
                     "all machines see under the same name"
@@ -70,3 +87,13 @@ class Item:
             pixels = self.sample.transpose(1, 2, 0)
             return Image.fromarray(pixels[..., 0] if shape[0] == 1 else pixels)
         return self.sample
+
+
+def _digest(sample: Image.Image | Tensor | np.ndarray) -> str:
+    if isinstance(sample, Tensor):
+        content = sample.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    elif isinstance(sample, Image.Image):
+        content = f"{sample.mode} {sample.size}".encode() + sample.tobytes()
+    else:
+        content = np.ascontiguousarray(sample).tobytes()
+    return hashlib.sha256(content).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network
 from sparsight.sweeps.items import Item
 from sparsight.sweeps.look import look, on_threads
-from sparsight.sweeps.rows import columns
+from sparsight.sweeps.rows import columns, stamped
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.sweeps.shards import Shards
 
@@ -64,6 +65,11 @@ class Setup:
         size = self.settings.shard
         return self.items[shard * size : (shard + 1) * size]
 
+    def digest(self, shard: int) -> str:
+        """Tell the images of a shard from what they were before."""
+        stamps = "\0".join(item.stamp for item in self.images(shard))
+        return hashlib.sha256(stamps.encode()).hexdigest()
+
     @property
     def count(self) -> int:
         """How many shards there are."""
@@ -106,7 +112,8 @@ class Setup:
                 done(count)
 
         found = look(network, self.settings, items, skip=skip, alone=alone, watch=watch)
-        shards.write(shard, found, columns(network, self.settings))
+        schema = columns(network, self.settings)
+        shards.write(shard, found, stamped(schema, self.digest(shard)))
         return len(items)
 
 

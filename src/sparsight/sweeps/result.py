@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,12 @@ class Sweep:
         """Name a class; ``class N`` where the network has no name for it."""
         names = self.about["labels"]
         return str(names[index]) if index < len(names) else f"class {index}"
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells this sweep's table from any other, even of the same images."""
+        with (self.folder / TABLE).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     @cached_property
     def _shards(self) -> Shards:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,9 +18,21 @@ from sparsight.traces import Trace
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["answer", "arrow", "blame_columns", "columns", "parquet", "table", "traced"]
+__all__ = [
+    "answer",
+    "arrow",
+    "blame_columns",
+    "columns",
+    "digest_of",
+    "parquet",
+    "stamped",
+    "table",
+    "traced",
+    "write_whole",
+]
 
 _TOP = 5
+_DIGEST = "sparsight.images"
 
 
 def arrow() -> Any:
@@ -146,6 +160,34 @@ def table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     pa = arrow()
     whole = [{name: _plain(row.get(name)) for name in schema.names} for row in rows]
     return pa.Table.from_pylist(whole, schema=schema)
+
+
+def write_whole(found: pa.Table, file: Path) -> None:
+    """Write a table whole or not at all; what is there is replaced.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    fresh = file.with_name(f".{file.name}.partial")
+    try:
+        parquet().write_table(found, fresh)
+        os.replace(fresh, file)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def stamped(schema: pa.Schema, digest: str) -> pa.Schema:
+    """Note with the columns of a shard which images it is of."""
+    return schema.with_metadata({_DIGEST: digest})
+
+
+def digest_of(schema: pa.Schema) -> str | None:
+    """Read what :func:`stamped` noted."""
+    noted = (schema.metadata or {}).get(_DIGEST.encode())
+    return None if noted is None else noted.decode()
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from sparsight.errors import InputError
 from sparsight.networks.state import write_tensors
 from sparsight.storage import atomic_folder, write_text
 from sparsight.sweeps.look import Looked
-from sparsight.sweeps.rows import arrow, parquet, table
+from sparsight.sweeps.rows import arrow, digest_of, parquet, table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,21 +53,31 @@ class Shards:
         """Say where a shard is."""
         return self._home / f"{shard:06d}"
 
-    def done(self) -> set[int]:
-        """List the shards that are there; one that is damaged is removed, to be done again."""
+    def done(self) -> dict[int, str | None]:
+        """List the shards that are there, and which images they are of; damaged ones are removed.
+
+        Returns
+        -------
+        dict
+            Digests by shard, in no order.
+        """
         if not self._home.is_dir():
-            return set()
-        found = set()
+            return {}
+        found = {}
         for place in self._home.iterdir():
             if not place.name.isdigit():
                 continue
             try:
-                parquet().read_metadata(place / _ROWS)
+                schema = parquet().read_schema(place / _ROWS)
             except (OSError, arrow().ArrowException):
                 shutil.rmtree(place)
             else:
-                found.add(int(place.name))
+                found[int(place.name)] = digest_of(schema)
         return found
+
+    def remove(self, shard: int) -> None:
+        """Remove a shard, to be done again."""
+        shutil.rmtree(self.folder(shard))
 
     def tidy(self) -> None:
         """Remove what killed workers left behind."""

@@ -13,11 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
-from PIL import Image
-from torch import Tensor
 
 from sparsight.blame.scores import score
 from sparsight.blame.usual import fingerprint
@@ -27,7 +23,7 @@ from sparsight.storage import library_versions, read_manifest, write_manifest
 from sparsight.sweeps.items import Item, Sample
 from sparsight.sweeps.pool import Progress, Setup, here, on_workers
 from sparsight.sweeps.result import MANIFEST, SCHEMA, TABLE, Sweep
-from sparsight.sweeps.rows import arrow, blame_columns, parquet
+from sparsight.sweeps.rows import arrow, blame_columns, digest_of, parquet, write_whole
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.sweeps.shards import Shards
 from sparsight.traces import COMPENSATED, allocate
@@ -118,10 +114,13 @@ def sweep(
     with _claimed(folder):
         shards = _prepared(folder, about, overwrite=overwrite)
         setup = Setup(network, "cpu", settings, items, folder, token)
-        there = shards.done()
+        former = shards.done()
+        there = {shard for shard, digest in former.items() if digest == setup.digest(shard)}
         todo = [shard for shard in range(setup.count) if shard not in there]
         if todo or not (folder / TABLE).exists():
             (folder / TABLE).unlink(missing_ok=True)
+            for shard in former.keys() - there:  # some of its files have changed
+                shards.remove(shard)
             done = sum(len(setup.images(shard)) for shard in there)
             tell = progress or (lambda stage, done, total: None)
             if todo and workers:
@@ -146,12 +145,7 @@ def _items(
     for number, given in enumerate(samples):
         sample, label = given if isinstance(given, tuple) else (given, None)
         index = None if label is None else network.class_index(label)
-        if isinstance(sample, str | Path):
-            name = str(sample).encode("utf-8", "replace").decode()
-            file = Path(os.path.abspath(sample))  # workers may be somewhere else
-            items.append(Item(number, name, file, index, there=file.is_file()))
-        else:
-            items.append(Item(number, f"image {number}", sample, index))
+        items.append(Item.of(number, sample, index))
     if not items:
         raise InputError("no images: give files, a folder, or a data set")
     bare = next((item.name for item in items if item.label is None), None)
@@ -161,23 +155,12 @@ def _items(
 
 
 def _digest(network: Network, about: Mapping[str, Any], items: Sequence[Item]) -> str:
-    """Tell this sweep from another: by all that shapes it, of files by name, size and time."""
+    """Tell this sweep from another: by all that shapes it, files by name alone: they may change."""
     facts = [about, repr(network.preprocessing), repr(network.model)]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for item in items:
-        found.update(f"{item.name}\0{item.label}\0".encode("utf-8", "surrogateescape"))
-        sample = item.sample
-        if isinstance(sample, str | Path):
-            if item.there:
-                stat = Path(sample).stat()
-                found.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-        elif isinstance(sample, Tensor):
-            plain = sample.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found.update(plain.numpy().tobytes())
-        elif isinstance(sample, Image.Image):
-            found.update(f"{sample.mode} {sample.size}".encode() + sample.tobytes())
-        else:
-            found.update(np.ascontiguousarray(sample).tobytes())
+        stamp = "" if isinstance(item.sample, Path) else item.stamp
+        found.update(f"{item.name}\0{item.label}\0{stamp}\0".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 
 
@@ -245,19 +228,19 @@ def _finish(
     pa = arrow()
     numbers = range(setup.count)
     tables = [shards.rows(shard) for shard in numbers]
-    whole = pa.concat_tables(tables)
+    changed = [n for n in numbers if digest_of(tables[n].schema) != setup.digest(n)]
+    if changed:
+        raise InputError(f"images of shard {changed[0]} changed meanwhile: run it again")
+    whole = pa.concat_tables(tables).replace_schema_metadata(None)
     problems = [p for p in whole.column("problem").to_pylist() if p is not None]
     if len(problems) == len(whole):
         shards.clear()
         raise InputError(f"none of {len(whole)} images can be used, the first: {problems[0]}")
     if "blame" in setup.settings.do:
         whole = _with_blame(whole, shards, setup, progress)
-    fresh = folder / f".{TABLE}.partial"
     try:
-        parquet().write_table(whole, fresh)
-        os.replace(fresh, folder / TABLE)
+        write_whole(whole, folder / TABLE)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {folder / TABLE} ({error}): make room, and run it again"
         ) from error
