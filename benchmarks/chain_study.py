@@ -15,7 +15,6 @@ measured again.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -30,8 +29,7 @@ from chain_table import PAGE, table
 from overlap import CIFAR, IMAGENET, cifar, imagenet
 from sparsight.chains import Chain, Selection, constant_answer, controls, extract, judge
 from sparsight.chains.tasks import Gated
-from sparsight.storage import library_versions, write_text
-from tables import stages, write_table
+from tables import kept, stages, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "chains.json"
@@ -243,14 +241,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--result", type=Path, default=RESULT, help="File to keep rows in.")
     options = parser.parse_args()
-    content: dict[str, Any] = {"versions": library_versions(), "command": "make chains"}
-    if options.result.is_file():
-        content |= json.loads(options.result.read_text(encoding="utf-8"))
+    content, write = kept(options.result, "make chains")
     torch.set_flush_denormal(True)
 
     def keep(network: str, title: str, value: Any) -> None:
         content.setdefault(network, {})[title] = value
-        write_text(options.result, json.dumps(content, indent=1) + "\n")
+        write()
 
     with stages() as progress:
         for name in options.networks:

@@ -11,7 +11,6 @@ images of the client that it never trained on. Writes ``benchmarks/results/feder
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ import torch
 from torch.utils.data import Dataset
 
 from overlap import CIFAR, ROOT
-from sparsight.datasets.pixels import Pixels, batches, read_arrays
+from sparsight.datasets.pixels import Pixels, read_arrays
 from sparsight.federated import ClientData, Federation, dirichlet, federate
 from sparsight.networks import load
-from sparsight.robust import HardenSettings, harden
-from sparsight.storage import library_versions, write_text
-from tables import stages
+from sparsight.robust import HardenSettings, evaluate, harden
+from tables import kept, stages
 
 RESULT = ROOT / "benchmarks" / "results" / "federate-smaller.json"
 CLIENTS, IMAGES, ALPHA, ROUNDS = 5, 800, 0.5, 10
@@ -32,13 +30,7 @@ CLIENTS, IMAGES, ALPHA, ROUNDS = 5, 800, 0.5, 10
 
 def right(model: torch.nn.Module, data: Dataset[Any]) -> float:
     """Share of right answers."""
-    found = total = 0
-    model.eval()
-    for x, y in batches(data, 256):
-        with torch.no_grad():
-            found += int((model(x).argmax(1) == y).sum())
-        total += len(y)
-    return found / total
+    return evaluate(model, data, ()).accuracy("clean")
 
 
 def main() -> None:
@@ -51,9 +43,7 @@ def main() -> None:
     if not CIFAR.is_dir():
         print("no data beside the checkout")
         return
-    content: dict[str, Any] = {"versions": library_versions(), "command": "make federate"}
-    if options.result.is_file():
-        content |= json.loads(options.result.read_text(encoding="utf-8"))
+    content, write = kept(options.result, "make federate")
     rows = content.setdefault("rows", {})
     torch.set_flush_denormal(True)
     with stages() as progress:
@@ -61,7 +51,7 @@ def main() -> None:
             missing = [t for t in options.targets if f"{seed}|{t}" not in rows]
             if missing:
                 rows |= run(seed, missing, progress)
-                write_text(options.result, json.dumps(content, indent=1) + "\n")
+                write()
 
 
 def run(seed: int, targets: list[float], progress: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ would carry (``tests/federated/test_flower.py`` holds the two to the same result
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from sparsight.datasets.pixels import Pixels, read_arrays
 from sparsight.errors import NumericalError
 from sparsight.federated import Federation, dirichlet, federate
 from sparsight.networks import load
-from sparsight.storage import library_versions, write_text
-from tables import stages, write_table
+from tables import kept, stages, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "federate.json"
 CLIENTS, TESTED, JUDGE = 10, 500, 2
@@ -121,9 +119,7 @@ def main() -> None:
     if not CIFAR.is_dir():
         print("no data beside the checkout")
         return
-    content: dict[str, Any] = {"versions": library_versions(), "command": "make federate"}
-    if options.result.is_file():
-        content |= json.loads(options.result.read_text(encoding="utf-8"))
+    content, write = kept(options.result, "make federate")
     rows = content.setdefault("rows", {})
     torch.set_flush_denormal(True)
     with stages() as progress:
@@ -135,7 +131,7 @@ def main() -> None:
                         if title in rows or method not in options.methods:
                             continue
                         rows[title] = measure(name, method, alpha, seed, progress)
-                        write_text(options.result, json.dumps(content, indent=None) + "\n")
+                        write()
     if options.result == RESULT:
         write_table(PAGE, table(content))
         write_table(PAGE, frontier(content), "selectors")

@@ -12,7 +12,6 @@ Each row is kept in ``benchmarks/results/harden.json`` as soon as it is measured
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from overlap import CIFAR, ROOT
 from sparsight.networks import Network, load
 from sparsight.networks.state import load_weights
 from sparsight.robust import HardenSettings, PixelClassifier, Pixels, evaluate, harden, read_arrays
-from sparsight.storage import library_versions, write_text
-from tables import stages, write_table
+from tables import kept, stages, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "harden.json"
 BUILD = ROOT / "build" / "harden"
@@ -106,15 +104,13 @@ def main() -> None:
     if not CIFAR.is_dir():
         print("no data beside the checkout")
         return
-    content: dict[str, Any] = {"versions": library_versions(), "command": "make harden"}
-    if options.result.is_file():
-        content |= json.loads(options.result.read_text(encoding="utf-8"))
+    content, write = kept(options.result, "make harden")
     rows = content.setdefault("rows", {})
     torch.set_flush_denormal(True)
 
     def keep(title: str, value: Any) -> None:
         rows[title] = value
-        write_text(options.result, json.dumps(content, indent=1) + "\n")
+        write()
 
     with stages() as progress:
         run(options.seeds, options.targets, options.auto, rows, keep, progress)

@@ -55,15 +55,24 @@ def keep_report(measured: Path, results: Path) -> None:
         shutil.copyfile(measured / name, results / name)
 
 
+def kept(file: Path, command: str) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Read what a study kept so far, and give what writes it anew when something is added."""
+    content: dict[str, Any] = {"versions": library_versions(), "command": command}
+    if file.is_file():
+        content |= json.loads(file.read_text(encoding="utf-8"))
+
+    def keep() -> None:
+        write_text(file, json.dumps(content, indent=1) + "\n")
+
+    return content, keep
+
+
 class Rows:
     """Measured rows, in a file that is written anew with each."""
 
     def __init__(self, file: Path, command: str) -> None:
-        self._file = file
-        self._content: dict[str, Any] = {"versions": library_versions(), "rows": []}
-        if file.is_file():
-            self._content |= json.loads(file.read_text(encoding="utf-8"))
-        self._content["command"] = command
+        self._content, self._write = kept(file, command)
+        self._content |= {"command": command, "rows": self._content.get("rows", [])}
 
     @property
     def all(self) -> list[dict[str, Any]]:
@@ -74,4 +83,4 @@ class Rows:
     def keep(self, row: dict[str, Any]) -> None:
         """Add a row."""
         self.all.append(row)
-        write_text(self._file, json.dumps(self._content, indent=1) + "\n")
+        self._write()
