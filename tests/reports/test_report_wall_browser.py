@@ -226,3 +226,12 @@ def test_without_script_it_says_what_it_needs(visit):
     assert "needs JavaScript" in page.inner_text("body")
     assert page.locator("#limits").is_visible()
     assert not page.locator("#tools").is_visible()
+
+
+def test_what_all_names_begin_with_is_left_out(browser, tmp_path):
+    items = [item(f"val/ILSVRC2012_val_000{number:05d}.JPEG") for number in (7, 12, 40000)]
+    page = browser.new_page()
+    page.goto(write_wall(tmp_path / "wall", items, title="Photographs").as_uri())
+    texts = "[...document.querySelectorAll('.name')].map((e) => e.textContent)"
+    assert page.evaluate(texts) == [f"val\u202600{n:06d}.JPEG" for n in (7, 12, 40000)]
+    page.close()

@@ -40,6 +40,13 @@
     return found;
   };
 
+  // What all names begin with says nothing; a number is not cut.
+  const common = items.reduce((text, { name }) => {
+    let same = 0;
+    while (same < text.length && text[same] === name[same]) same += 1;
+    return text.slice(0, same);
+  }, items.length > 1 ? items[0].name : "").replace(/[0-9]+$|[\ud800-\udbff]$/, "").length;
+
   // -- one image --------------------------------------------------------------------------
   const made = new Array(items.length);
   const owner = new WeakMap();
@@ -69,9 +76,10 @@
     const unread = item.answer === "unread";
     part(".says bdi").textContent = unread ? "not read" : called(item.predicted);
     part(".sure").textContent = item.confidence === null ? "" : percent(item.confidence);
-    const cut = item.name.lastIndexOf("/");
-    part(".path").textContent = item.name.slice(0, Math.max(0, cut));
-    part(".file").textContent = item.name.slice(Math.max(0, cut));
+    const cut = Math.max(0, item.name.lastIndexOf("/"));
+    part(".path").textContent = item.name.slice(0, cut);
+    part(".file").textContent = common > cut + 1
+      ? "\u2026" + item.name.slice(common) : item.name.slice(cut);
     const marks = part(".marks");
     if (unread) badge(marks, "none", item.problem || "no answer");
     if (item.answer === "right") badge(marks, "good", "right");
