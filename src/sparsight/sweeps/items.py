@@ -39,8 +39,8 @@ class Item:
     label
         Its class, if known.
     stamp
-        What tells the sample from another: of a file its size and time when the sweep began,
-        nothing if it was not there; of others a digest.
+        Of a file its size and time when the sweep began, nothing if it was not there; of other
+        samples their digest.
     """
 
     number: int
@@ -61,6 +61,26 @@ class Item:
             stat = file.stat()
             stamp = f"{stat.st_size} {stat.st_mtime_ns}"
         return cls(number, name, file, label, stamp)
+
+    def digest(self) -> str:
+        """Digest what is there: SHA-256, nothing of a file that cannot be read."""
+        if not isinstance(self.sample, Path):
+            return self.stamp
+        try:
+            with self.sample.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            return ""
+
+    def unchanged(self, stamp: str, digest: str) -> bool:
+        """Say whether the sample is what it was; a file that went away, as far as it can be told.
+
+        Parameters
+        ----------
+        stamp, digest
+            Of the sample as it was.
+        """
+        return not self.stamp or self.stamp == stamp or self.digest() == digest
 
     def open(self) -> Image.Image | Tensor:
         """Read the image.

@@ -71,6 +71,9 @@ def overlaps(
 ) -> Overlaps:
     """Compare the traces of images of a sweep, every two of them.
 
+    It takes a bit of memory for each weight and image, and time for each pair: give some of the
+    images of a large sweep.
+
     Parameters
     ----------
     found

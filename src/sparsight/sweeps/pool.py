@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network
 from sparsight.sweeps.items import Item
 from sparsight.sweeps.look import look, on_threads
-from sparsight.sweeps.rows import columns, stamped
+from sparsight.sweeps.rows import Noted, columns, note
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.sweeps.shards import Shards
 
@@ -65,10 +64,13 @@ class Setup:
         size = self.settings.shard
         return self.items[shard * size : (shard + 1) * size]
 
-    def digest(self, shard: int) -> str:
-        """Tell the images of a shard from what they were before."""
-        stamps = "\0".join(item.stamp for item in self.images(shard))
-        return hashlib.sha256(stamps.encode()).hexdigest()
+    def unchanged(self, shard: int, noted: Noted | None) -> bool:
+        """Say whether the images of a shard are what they were when it was done."""
+        items = self.images(shard)
+        return noted is not None and all(
+            item.unchanged(stamp, digest)
+            for item, (stamp, digest) in zip(items, noted, strict=True)
+        )
 
     @property
     def count(self) -> int:
@@ -112,8 +114,8 @@ class Setup:
                 done(count)
 
         found = look(network, self.settings, items, skip=skip, alone=alone, watch=watch)
-        schema = columns(network, self.settings)
-        shards.write(shard, found, stamped(schema, self.digest(shard)))
+        noted = [(item.stamp, item.digest()) for item in items]
+        shards.write(shard, found, note(columns(network, self.settings), noted))
         return len(items)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,20 +20,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "Noted",
     "answer",
     "arrow",
     "blame_columns",
     "columns",
-    "digest_of",
+    "note",
+    "noted_in",
     "parquet",
-    "stamped",
     "table",
     "traced",
     "write_whole",
 ]
 
+Noted = list[tuple[str, str]]
+
 _TOP = 5
-_DIGEST = "sparsight.images"
+_IMAGES = "sparsight.images"
 
 
 def arrow() -> Any:
@@ -179,15 +183,15 @@ def write_whole(found: pa.Table, file: Path) -> None:
         raise
 
 
-def stamped(schema: pa.Schema, digest: str) -> pa.Schema:
-    """Note with the columns of a shard which images it is of."""
-    return schema.with_metadata({_DIGEST: digest})
+def note(schema: pa.Schema, noted: Noted) -> pa.Schema:
+    """Note with the columns of a shard which images it is of: stamp and digest of each."""
+    return schema.with_metadata({_IMAGES: json.dumps(noted)})
 
 
-def digest_of(schema: pa.Schema) -> str | None:
-    """Read what :func:`stamped` noted."""
-    noted = (schema.metadata or {}).get(_DIGEST.encode())
-    return None if noted is None else noted.decode()
+def noted_in(schema: pa.Schema) -> Noted | None:
+    """Read what :func:`note` noted."""
+    found = (schema.metadata or {}).get(_IMAGES.encode())
+    return None if found is None else [(stamp, digest) for stamp, digest in json.loads(found)]
 
 
 def _plain(value: Any) -> Any:

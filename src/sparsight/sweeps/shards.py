@@ -20,7 +20,7 @@ from sparsight.errors import InputError
 from sparsight.networks.state import write_tensors
 from sparsight.storage import atomic_folder, write_text
 from sparsight.sweeps.look import Looked
-from sparsight.sweeps.rows import arrow, digest_of, parquet, table
+from sparsight.sweeps.rows import Noted, arrow, noted_in, parquet, table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,14 +53,8 @@ class Shards:
         """Say where a shard is."""
         return self._home / f"{shard:06d}"
 
-    def done(self) -> dict[int, str | None]:
-        """List the shards that are there, and which images they are of; damaged ones are removed.
-
-        Returns
-        -------
-        dict
-            Digests by shard, in no order.
-        """
+    def done(self) -> dict[int, Noted | None]:
+        """List the shards that are there and what images they are of; remove damaged ones."""
         if not self._home.is_dir():
             return {}
         found = {}
@@ -72,7 +66,7 @@ class Shards:
             except (OSError, arrow().ArrowException):
                 shutil.rmtree(place)
             else:
-                found[int(place.name)] = digest_of(schema)
+                found[int(place.name)] = noted_in(schema)
         return found
 
     def remove(self, shard: int) -> None:

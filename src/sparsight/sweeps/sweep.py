@@ -23,7 +23,7 @@ from sparsight.storage import library_versions, read_manifest, write_manifest
 from sparsight.sweeps.items import Item, Sample
 from sparsight.sweeps.pool import Progress, Setup, here, on_workers
 from sparsight.sweeps.result import MANIFEST, SCHEMA, TABLE, Sweep
-from sparsight.sweeps.rows import arrow, blame_columns, digest_of, parquet, write_whole
+from sparsight.sweeps.rows import arrow, blame_columns, noted_in, parquet, write_whole
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.sweeps.shards import Shards
 from sparsight.traces import COMPENSATED, allocate
@@ -107,7 +107,8 @@ def sweep(
     about = {
         "network": network.spec, "images": len(items), "settings": settings.describe(),
         "fingerprint": fingerprint(network.model), "labels": list(network.labels),
-        "device": network.device.type, "versions": library_versions(),
+        "preprocessing": repr(network.preprocessing), "device": network.device.type,
+        "versions": library_versions(),
     }  # fmt: skip
     token = about["token"] = _digest(network, about, items)
     about["created"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -115,7 +116,7 @@ def sweep(
         shards = _prepared(folder, about, overwrite=overwrite)
         setup = Setup(network, "cpu", settings, items, folder, token)
         former = shards.done()
-        there = {shard for shard, digest in former.items() if digest == setup.digest(shard)}
+        there = {shard for shard, noted in former.items() if setup.unchanged(shard, noted)}
         todo = [shard for shard in range(setup.count) if shard not in there]
         if todo or not (folder / TABLE).exists():
             (folder / TABLE).unlink(missing_ok=True)
@@ -156,7 +157,7 @@ def _items(
 
 def _digest(network: Network, about: Mapping[str, Any], items: Sequence[Item]) -> str:
     """Tell this sweep from another: by all that shapes it, files by name alone: they may change."""
-    facts = [about, repr(network.preprocessing), repr(network.model)]
+    facts = [about, repr(network.model)]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for item in items:
         stamp = "" if isinstance(item.sample, Path) else item.stamp
@@ -228,13 +229,12 @@ def _finish(
     pa = arrow()
     numbers = range(setup.count)
     tables = [shards.rows(shard) for shard in numbers]
-    changed = [n for n in numbers if digest_of(tables[n].schema) != setup.digest(n)]
+    changed = [n for n in numbers if not setup.unchanged(n, noted_in(tables[n].schema))]
     if changed:
         raise InputError(f"images of shard {changed[0]} changed meanwhile: run it again")
     whole = pa.concat_tables(tables).replace_schema_metadata(None)
     problems = [p for p in whole.column("problem").to_pylist() if p is not None]
     if len(problems) == len(whole):
-        shards.clear()
         raise InputError(f"none of {len(whole)} images can be used, the first: {problems[0]}")
     if "blame" in setup.settings.do:
         whole = _with_blame(whole, shards, setup, progress)
