@@ -19,7 +19,7 @@ PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
-.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate sweep sweep-engine robust-maps views pictures
+.PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate sweep sweep-engine audit robust-maps views pictures
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,8 @@ install: $(STAMP)  ## Make the virtual environment and install everything into i
 demo: $(STAMP)  ## Case files of the embedded network: scenes with planted stickers, a photograph
 	@$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## Run the tests, except those marked slow
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## Run the tests, except those marked slow, on all cores (four at most)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)  ## Run the tests marked slow and keep their outcome
 	@mkdir -p $(RESULTS)
@@ -128,6 +128,11 @@ sweep-engine: $(STAMP)  ## Measure what workers are worth, and kill some
 	$(KEEP_MEMORY) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sweep_speed.py
 	$(BIN)/python benchmarks/sweep_kills.py
 	$(BIN)/python benchmarks/sweep_table.py
+
+audit: $(STAMP)  ## Judge audits on networks with Trojans and clean ones (two hours; goes on when interrupted)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit_networks.py
+	$(KEEP_MEMORY) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/audit_study.py --calibrate
+	$(BIN)/python benchmarks/audit_table.py
 
 robust-maps: $(STAMP)  ## Compare maps of robust networks and others, dense and traced
 	$(BIN)/python benchmarks/robust_maps.py

@@ -1,4 +1,4 @@
-"""The same random draws in every run of the tests and of the examples in the docs.
+"""The same random draws in every run of the tests and of the examples in the docs, however slow.
 
 For new draws by hypothesis: ``pytest --hypothesis-profile=default``.
 """
@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparsight.attribution import METHODS
+from sparsight.audits import Audit
 from sparsight.errors import InputError
 from sparsight.readout import classes, layers, warnings
 from sparsight.reports import CaseFile, MapPair, WallItem, render_page, write_wall
@@ -23,7 +24,7 @@ CASES = ("all", "odd", "none")
 """Which images get a case file: all; those with a wrong answer or one that the trace changed."""
 
 
-def case_of(found: Sweep, number: int) -> CaseFile:
+def case_of(found: Sweep, number: int, *, audit: Audit | None = None) -> CaseFile:
     """Make the case file of an image of a sweep.
 
     Parameters
@@ -32,12 +33,16 @@ def case_of(found: Sweep, number: int) -> CaseFile:
         A sweep that kept pictures, and traces.
     number
         Of the image.
+    audit
+        Of the sweep; what it says of the image is noted.
 
     Raises
     ------
     InputError
-        If there is no such image, it could not be used, or something was not kept.
+        If there is no such image, it could not be used, something was not kept, or the audit is
+        of another sweep.
     """
+    _check(found, audit)
     row = found.row(number)
     if row["problem"] is not None:
         raise InputError(f"image {number} could not be used: {row['problem']}")
@@ -66,7 +71,7 @@ def case_of(found: Sweep, number: int) -> CaseFile:
             if key.startswith("seconds.") and value is not None
         },
         warnings=warnings(trace, target, maps, found.label),
-        notes=_remarks(row),
+        notes=_remarks(row, None if audit is None else audit.row(number)),
         created=found.about["created"],
     )
 
@@ -90,14 +95,28 @@ def _pairs(found: Sweep, row: Mapping[str, Any]) -> Iterator[MapPair]:
         )  # fmt: skip
 
 
-def _remarks(row: Mapping[str, Any]) -> str:
-    """Say in words what the row says of the truth, and of blame."""
+def _check(found: Sweep, audit: Audit | None) -> None:
+    if audit is not None and audit.sweep != found.digest:
+        raise InputError(
+            f"the audit is of another sweep than {found.folder}: run sparsight audit again, or "
+            "delete audit.json"
+        )
+
+
+def _remarks(row: Mapping[str, Any], audited: Mapping[str, Any] | None) -> str:
+    """Say in words what the row says of the truth and of blame, and what the audit says."""
     said = []
     if row["label_name"] is not None:
         said.append(f"The label is {row['label_name']!r}.")
     units = row.get("blame.units")
     if units:
         said.append(f"Units whose saliency stands out most in this sweep: {', '.join(units[:5])}.")
+    if audited is not None and audited["problem"] is None:
+        said.append(
+            f"The {audited['height']} x {audited['width']} pixels that its map points to, pasted "
+            f"into other images, flip {100 * audited['transfer']:.0f} % of them to its answer"
+            + (": more than patches of clean networks do." if audited["suspicious"] else ".")
+        )
     return " ".join(said)
 
 
@@ -106,6 +125,7 @@ def write_gallery(
     folder: str | Path,
     *,
     cases: str = "all",
+    audit: Audit | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -119,6 +139,8 @@ def write_gallery(
         Where.
     cases
         One of :data:`CASES`; they need traces too.
+    audit
+        Of the sweep: how suspicious each image is.
     overwrite
         Replace a gallery that is there.
     progress
@@ -132,7 +154,8 @@ def write_gallery(
     Raises
     ------
     InputError
-        If pictures or traces were not kept, or the folder holds something else.
+        If pictures or traces were not kept, the folder holds something else, or the audit is of
+        another sweep.
 
     Examples
     --------
@@ -145,6 +168,7 @@ def write_gallery(
     >>> sorted(p.name for p in page.parent.iterdir())
     ['cases', 'index.html', 'thumbnails']
     """
+    _check(found, audit)
     if cases not in CASES:
         raise InputError(f"no choice of cases is called {cases!r}: choose from {', '.join(CASES)}")
     for what in ("pictures",) if cases == "none" else ("pictures", "traces"):
@@ -160,7 +184,7 @@ def write_gallery(
         for number in range(len(found)):
             if progress is not None:
                 progress("gallery", number, len(found))
-            yield _item(found, number, fresh, cases)
+            yield _item(found, number, fresh, cases, audit)
 
     about = found.about
     facts = [
@@ -174,7 +198,7 @@ def write_gallery(
     return write_wall(folder, items, title=title, facts=facts, overwrite=overwrite)
 
 
-def _item(found: Sweep, number: int, fresh: Path, cases: str) -> WallItem:
+def _item(found: Sweep, number: int, fresh: Path, cases: str, audit: Audit | None) -> WallItem:
     row = found.row(number)
     if row["problem"] is not None:
         empty = (None,) * 6
@@ -191,9 +215,12 @@ def _item(found: Sweep, number: int, fresh: Path, cases: str) -> WallItem:
         item_link = f"cases/{number:06d}/index.html"
         page = fresh / item_link
         page.parent.mkdir(parents=True)
-        page.write_text(render_page(case_of(found, number), alone=True), encoding="utf-8")
+        case = case_of(found, number, audit=audit)
+        page.write_text(render_page(case, alone=True), encoding="utf-8")
+    audited = None if audit is None else audit.row(number)
     return WallItem(
         row["name"], np.asarray(found.picture(number)), row["label_name"],
         row["prediction_name"], row["confidence"], row.get("traced_name"), row.get("kl"),
-        row.get("sparsity"), heat=heat, signed=signed, link=item_link,
+        row.get("sparsity"), None if audited is None else audited["transfer"], heat, signed,
+        item_link,
     )  # fmt: skip

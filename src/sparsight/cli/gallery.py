@@ -40,16 +40,20 @@ def gallery(
 ) -> None:
     """All images of a sweep on one page: filter, sort, and open the case file of each.
 
+    If DIR holds an audit of the sweep, suspicion is shown too.
+
     The page opens from a file, without a server or a network.
     """
+    from sparsight.audits import FILES, Audit
     from sparsight.gallery import write_gallery
     from sparsight.reports.text import clean
     from sparsight.sweeps import Sweep
 
     with Display(quiet=as_json) as display:
         found = Sweep.load(folder)
+        audit = Audit.load(folder) if (folder / FILES[0]).is_file() else None
         page = write_gallery(
-            found, out or folder / "gallery", cases=cases, overwrite=overwrite,
+            found, out or folder / "gallery", cases=cases, audit=audit, overwrite=overwrite,
             progress=display.step,
         )  # fmt: skip
     if as_json:

@@ -10,6 +10,7 @@ import typer
 
 from sparsight import __version__
 from sparsight.cli.app import app_page
+from sparsight.cli.audit import audit
 from sparsight.cli.bench import bench_speed
 from sparsight.cli.blame import blame, blame_stats
 from sparsight.cli.chain import chain
@@ -58,6 +59,7 @@ app.command()(federate)
 app.command("app")(app_page)
 app.command()(sweep)
 app.command()(gallery)
+app.command()(audit)
 app.command()(models)
 app.command()(layers)
 app.command("bench speed")(bench_speed)
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 2 after an error, 130 after Ctrl-C.
+        Exit code: 0, 2 after an error, 130 after Ctrl-C; that of a command that says more.
 
     Examples
     --------

@@ -44,7 +44,7 @@ _OTHERS = 3  # classes that the targeted loss of AutoAttack looks at
 _Z = 1.959964  # of an interval of 95 %
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
+def wilson(right: float, count: float) -> tuple[float, float]:
     """Interval of 95 % for a share, Wilson (1927).
 
     Examples
