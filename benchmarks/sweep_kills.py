@@ -30,7 +30,7 @@ from sparsight.storage import library_versions, write_text
 from sparsight.sweeps import Sweep
 
 RESULT = ROOT / "benchmarks" / "results" / "sweep-kills.json"
-OPTIONS = ["scenes:120", "--augmentations", "16", "--shard", "3"]
+OPTIONS = ["scenes:60", "--augmentations", "16", "--shard", "3"]
 
 
 def begin(out: Path, workers: int) -> subprocess.Popen[bytes]:
