@@ -78,7 +78,7 @@
     part(".sure").textContent = item.confidence === null ? "" : percent(item.confidence);
     const cut = Math.max(0, item.name.lastIndexOf("/"));
     part(".path").textContent = item.name.slice(0, cut);
-    part(".file").textContent = common > cut + 1
+    part(".file").textContent = common > cut + 9
       ? "\u2026" + item.name.slice(common) : item.name.slice(cut);
     const marks = part(".marks");
     if (unread) badge(marks, "none", item.problem || "no answer");
