@@ -37,6 +37,7 @@ def _rows(page: Path) -> list[list]:
     return json.loads(block[1])["rows"]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_case_is_the_one_that_the_image_alone_has(found: Sweep) -> None:
     network = sparsight.load("embedded")
     ours = case_of(found, 1)

@@ -12,6 +12,8 @@ from torch import nn
 
 from sparsight.attribution import METHODS, attribute, attribute_many
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def _vision(name: str, **settings: object) -> Callable[[], nn.Module]:
     return lambda: torchvision.models.get_model(name, weights=None, **settings)
@@ -96,14 +98,6 @@ def _network(name: str) -> tuple[nn.Module, torch.Tensor]:
                 if module.bias is not None:
                     nn.init.normal_(module.bias, std=0.1)
         return model, torch.randn(3, size, size)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 if not all(map(find_spec, ("flwr", "ray"))):
     pytest.skip("Flower and Ray are not installed", allow_module_level=True)
@@ -26,13 +25,8 @@ from sparsight.federated.simulation import run
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch):
-    """Workers have one core each: sums come out the same only with as many threads."""
+def _like_workers(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")  # other work on the machine goes first else
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_flower_does_what_the_loop_does(tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ def plain(found: Sweep) -> list[dict]:
     ).to_pylist()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_row_says_what_the_image_alone_gives(network: Network, tmp_path: Path) -> None:
     images = pictures(3)
     with untouched(network.model):
         found = sweep(network, images, tmp_path / "out", methods="saliency,lrp", **FAST)
-    torch.set_num_threads(1)
     for number, (image, label) in enumerate(images):
         row = found.table.to_pylist()[number]
         alone = sparsight.trace(network, image, augmentations=2, sparsity=0.5)
