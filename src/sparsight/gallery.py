@@ -217,10 +217,9 @@ def _item(found: Sweep, number: int, fresh: Path, cases: str, audit: Audit | Non
         page.parent.mkdir(parents=True)
         case = case_of(found, number, audit=audit)
         page.write_text(render_page(case, alone=True), encoding="utf-8")
-    audited = None if audit is None else audit.row(number)
     return WallItem(
         row["name"], np.asarray(found.picture(number)), row["label_name"],
         row["prediction_name"], row["confidence"], row.get("traced_name"), row.get("kl"),
-        row.get("sparsity"), None if audited is None else audited["transfer"], heat, signed,
-        item_link,
+        row.get("sparsity"), suspicion=None if audit is None else audit.row(number)["transfer"],
+        heat=heat, signed=signed, link=item_link,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "atomic_folder",
     "library_versions",
     "read_manifest",
+    "replacing",
     "save_report",
     "write_manifest",
     "write_text",
@@ -121,11 +122,31 @@ def library_versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Build a file beside its final place and put it there when it is complete.
+
+    After an error or Ctrl-C there is the former file or the new one, never half of it.
+
+    Yields
+    ------
+    Path
+        What to write.
+    """
+    draft = file.with_name(f".{file.name}.partial")
+    try:
+        yield draft
+        os.replace(draft, file)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
 def write_text(file: Path, text: str) -> None:
-    """Write a text file through a temporary one, so that it is there whole or not at all."""
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    """Write a text file whole or not at all."""
+    with replacing(file) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_manifest(folder: Path, name: str, content: Mapping[str, Any]) -> None:

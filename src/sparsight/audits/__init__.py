@@ -1,10 +1,12 @@
 """Does an answer hang on a planted or spurious cue? Verdicts for images, classes and networks."""
 
-from sparsight.audits.audit import FILES, Audit, ClassVerdict, audit, judge
+from sparsight.audits.audit import audit
 from sparsight.audits.blending import blended_entropy
 from sparsight.audits.calibration import Calibration, calibrate
 from sparsight.audits.inversion import Inverted, anomalies, invert
+from sparsight.audits.result import FILES, Audit
 from sparsight.audits.transfer import Hosts, Transfer, patches, transfer
+from sparsight.audits.verdict import ClassVerdict, judge
 
 __all__ = [
     "FILES",

@@ -1,13 +1,9 @@
-"""The verdict: which images hang on a cue that works anywhere, and which classes."""
+"""Look at a sweep for images that hang on a cue which works anywhere."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,180 +11,25 @@ import torch
 from torch import Tensor
 
 from sparsight.audits.calibration import Calibration
+from sparsight.audits.result import Audit
 from sparsight.audits.transfer import Hosts, transfer
+from sparsight.audits.verdict import judge
 from sparsight.blame.usual import fingerprint
 from sparsight.errors import InputError, NumericalError
 from sparsight.networks import Network
-from sparsight.storage import read_manifest, write_manifest
 from sparsight.sweeps import Sweep, measure, overlaps
-from sparsight.sweeps.rows import arrow, parquet, write_whole
+from sparsight.sweeps.rows import arrow, table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FILES", "Audit", "ClassVerdict", "audit", "judge"]
+__all__ = ["audit"]
 
 Progress = Callable[[str, int, int], None]
 
-FILES = ("audit.json", "audit.parquet")
-_SCHEMA = 1
-_CHANCE = 0.01  # of calling any class of a clean network suspicious
-_FEWEST = 2  # flagged images that a class needs
 _POOL = 256  # images to draw hosts from
-_COPIED = ("number", "name", "prediction", "prediction_name")
 _NEAR = 32  # traces of one answer that are compared with one another
-
-
-@dataclass(frozen=True)
-class ClassVerdict:
-    """What is to be thought of a class.
-
-    Attributes
-    ----------
-    index, label
-        Which.
-    images, flagged
-        Images that are answered with it, and how many of them hang on a cue that works anywhere.
-    chance
-        Bound of the chance that a clean network has as many,
-        :meth:`Calibration.chance`.
-    enough
-        Whether there are enough images: all flagged, they would make it suspicious.
-    suspicious
-        Whether the chance is less than 1 % over all classes with enough images.
-    """
-
-    index: int
-    label: str
-    images: int
-    flagged: int
-    chance: float
-    enough: bool
-    suspicious: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """Verdicts on a network and the images that it was asked.
-
-    No verdict is proof: a patch that flips other images may be an honest feature, and a trigger
-    that none of the images carries is not found.
-
-    Attributes
-    ----------
-    network
-        Which.
-    sweep
-        Digest of the sweep's table, which no other has.
-    calibration
-        What is called suspicious.
-    classes
-        Verdicts on classes, the least likely of a clean network first.
-    table
-        One row per image: where its patch is (``top``, ``left``, ``height``, ``width``), what
-        share of others it flips (``transfer``), what share of others' patches in its place flips
-        its own answer (``hangs``), how concentrated its map is (``concentration``, Gini), how far
-        its trace agrees with those of its answer (``overlap``), how far its most unusual unit
-        stands out (``blame``), and whether it is ``suspicious``; or the ``problem`` that kept it
-        from being judged.
-    """
-
-    network: str
-    sweep: str
-    calibration: Calibration
-    classes: tuple[ClassVerdict, ...]
-    table: pa.Table
-
-    @property
-    def suspicious(self) -> bool:
-        """Whether any class is."""
-        return any(one.suspicious for one in self.classes)
-
-    @property
-    def enough(self) -> bool:
-        """Whether any class has enough images for a verdict."""
-        return any(one.enough for one in self.classes)
-
-    @property
-    def flagged(self) -> list[int]:
-        """Numbers of the suspicious images."""
-        return [number for number, row in self._rows.items() if row["suspicious"]]
-
-    @property
-    def unjudged(self) -> list[tuple[str, str]]:
-        """Images that were not judged, by name, and why."""
-        rows = self._rows.values()
-        return [(row["name"], row["problem"]) for row in rows if row["problem"] is not None]
-
-    @cached_property
-    def _rows(self) -> dict[int, dict[str, Any]]:
-        return {row["number"]: row for row in self.table.to_pylist()}
-
-    def row(self, number: int) -> dict[str, Any]:
-        """Read what was found about an image."""
-        return self._rows[number]
-
-    def describe(self) -> dict[str, Any]:
-        """Say it in plain values, without the table."""
-        return {
-            "network": self.network,
-            "sweep": self.sweep,
-            "suspicious": self.suspicious,
-            "enough": self.enough,
-            "images": len(self.table),
-            "unjudged": len(self.unjudged),
-            "flagged": len(self.flagged),
-            "calibration": self.calibration.describe(),
-            "false_alarms": list(self.calibration.false_alarms),
-            "classes": [asdict(one) for one in self.classes],
-        }
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``audit.parquet`` and, last, ``audit.json``; what is there is replaced.
-
-        Raises
-        ------
-        InputError
-            If they cannot be written.
-        """
-        folder = Path(folder)
-        manifest, table = FILES
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / manifest).unlink(missing_ok=True)
-            write_whole(self.table, folder / table)
-            write_manifest(
-                folder, manifest, {"kind": "audit", "schema": _SCHEMA, **self.describe()}
-            )
-        except OSError as error:
-            raise InputError(
-                f"cannot write {folder} ({error.strerror or error}): choose another folder"
-            ) from error
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Audit:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        InputError
-            If there is none, or it is damaged.
-        """
-        folder = Path(folder)
-        about = read_manifest(folder, FILES[0], "audit", _SCHEMA)
-        try:
-            return cls(
-                about["network"],
-                about["sweep"],
-                Calibration.of(about["calibration"]),
-                tuple(ClassVerdict(**one) for one in about["classes"]),
-                parquet().read_table(folder / FILES[1]),
-            )
-        except (OSError, KeyError, TypeError, ValueError, arrow().ArrowException) as error:
-            raise InputError(
-                f"the audit in {folder} is damaged ({error}): make it again"
-            ) from error
+_COPIED = ("number", "name", "prediction", "prediction_name")
 
 
 def audit(
@@ -261,21 +102,20 @@ def audit(
         [row["prediction"] for row in fit], [row["suspicious"] for row in fit], calibration,
         network.label,
     )  # fmt: skip
-    pa = arrow()
-    table = pa.Table.from_pylist([{name: row.get(name) for name in _columns()} for row in rows],
-                                 schema=pa.schema(list(_columns().items())))  # fmt: skip
-    return Audit(network.spec, found.digest, calibration, verdicts, table)
+    whole = table(rows, _columns())
+    return Audit(network.spec, found.digest, calibration, verdicts, whole)
 
 
-def _columns() -> dict[str, Any]:
+def _columns() -> pa.Schema:
     pa = arrow()
     whole, text, real = pa.int64(), pa.string(), pa.float64()
-    return {
+    columns = {
         "number": whole, "name": text, "prediction": whole, "prediction_name": text,
         "transfer": real, "hangs": real, "concentration": real, "overlap": real, "blame": real,
         "suspicious": pa.bool_(), "top": whole, "left": whole, "height": whole, "width": whole,
         "problem": text,
     }  # fmt: skip
+    return pa.schema(list(columns.items()))
 
 
 def _check(network: Network, found: Sweep) -> None:
@@ -295,14 +135,19 @@ def _check(network: Network, found: Sweep) -> None:
             )
 
 
+def _by_answer(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Group the numbers of images by what they are answered with."""
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        groups.setdefault(row["prediction"], []).append(row["number"])
+    return list(groups.values())
+
+
 def _pool(network: Network, found: Sweep, rows: Sequence[Mapping[str, Any]], seed: int) -> Tensor:
     """Choose images to try patches on, of all answers in turn."""
-    groups: dict[int, list[int]] = {}
-    rng = np.random.default_rng(seed)
-    for place in rng.permutation(len(rows)).tolist():
-        if rows[place]["problem"] is None:
-            groups.setdefault(rows[place]["prediction"], []).append(rows[place]["number"])
-    turns = [number for turn in zip_longest(*groups.values()) for number in turn]
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    groups = _by_answer(rows[place] for place in order if rows[place]["problem"] is None)
+    turns = [number for turn in zip_longest(*groups) for number in turn]
     chosen = [number for number in turns if number is not None][:_POOL]
     if not chosen:
         raise InputError(f"no image can be judged, the first: {rows[0]['problem']}")
@@ -347,12 +192,9 @@ def _overlap(
     found: Sweep, rows: Sequence[Mapping[str, Any]], progress: Progress | None
 ) -> dict[int, float]:
     """Mean agreement beyond chance of each trace with others of its answer, if there are any."""
-    groups: dict[int, list[int]] = {}
-    for row in rows:
-        groups.setdefault(row["prediction"], []).append(row["number"])
     near: dict[int, float] = {}
     done = 0
-    for numbers in groups.values():
+    for numbers in _by_answer(rows):
         for some in np.array_split(numbers, -(-len(numbers) // _NEAR)):
             if progress is not None:
                 progress("overlap", done, len(rows))
@@ -361,50 +203,3 @@ def _overlap(
                 agree = overlaps(found, some.tolist()).corrected.fill_diagonal_(0)
                 near |= zip(some.tolist(), (agree.sum(1) / (len(some) - 1)).tolist(), strict=True)
     return near
-
-
-def judge(
-    answers: Sequence[int],
-    flags: Sequence[bool],
-    calibration: Calibration,
-    label: Callable[[int], str] = str,
-) -> tuple[ClassVerdict, ...]:
-    """Judge classes by which of their images are suspicious.
-
-    Parameters
-    ----------
-    answers
-        To each image.
-    flags
-        Whether it is suspicious.
-    calibration
-        How often images of clean networks are.
-    label
-        Names a class.
-
-    Returns
-    -------
-    tuple of ClassVerdict
-        The least likely of a clean network first.
-
-    Examples
-    --------
-    >>> known = Calibration(0.25, 16, 0.5, ((0, 50), (1, 50)), "an example")
-    >>> worst, other = judge([3] * 9 + [5], [True] * 9 + [False], known)
-    >>> worst.index, worst.suspicious, other.enough
-    (3, True, False)
-    """
-    counts = Counter(answers)
-    flagged = Counter(answer for answer, flag in zip(answers, flags, strict=True) if flag)
-    best = [calibration.chance(count, count) for count in counts.values()]
-    # Only classes that could be called suspicious at all share the chance of a false alarm.
-    share = next(
-        _CHANCE / n for n in range(1, len(best) + 1) if sum(b < _CHANCE / n for b in best) <= n
-    )
-    found = []
-    for index, count in counts.items():
-        chance = calibration.chance(flagged[index], count) if flagged[index] else 1.0
-        enough = count >= _FEWEST and calibration.chance(count, count) < share
-        sure = enough and flagged[index] >= _FEWEST and chance < share
-        found.append(ClassVerdict(index, label(index), count, flagged[index], chance, enough, sure))
-    return tuple(sorted(found, key=lambda one: (one.chance, one.index)))

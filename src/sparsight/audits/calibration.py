@@ -16,7 +16,7 @@ from sparsight.robust.evaluate import wilson
 from sparsight.storage import read_manifest, save_report
 
 if TYPE_CHECKING:
-    from sparsight.audits.audit import Audit
+    from sparsight.audits.result import Audit
 
 __all__ = ["Calibration", "calibrate"]
 

@@ -24,6 +24,7 @@ from sparsight.blame.usual import (
     read_statistics,
     write_statistics,
 )
+from sparsight.datasets.pixels import bytes_of
 from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, Units, weight_matrices
 
@@ -193,11 +194,8 @@ def _data_digest(samples: Sequence[Sample], names: Sequence[str], labels: Sequen
     """Tell one data set from another: by files and their times, or by what is in tensors."""
     digest = hashlib.sha256(json.dumps([names, labels]).encode())
     for image, _ in samples:
-        if isinstance(image, Tensor):
-            values = image.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(values.numpy().tobytes())
-        elif isinstance(image, Image.Image):
-            digest.update(image.tobytes())
+        if not isinstance(image, str | Path):
+            digest.update(bytes_of(image))
         elif Path(image).is_file():
             facts = Path(image).stat()
             digest.update(f"{facts.st_size} {facts.st_mtime_ns}".encode())

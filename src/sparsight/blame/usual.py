@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from sparsight.blame.moments import Moments
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units
-from sparsight.storage import library_versions
+from sparsight.storage import library_versions, replacing
 
 __all__ = ["FEWEST", "Statistics", "fingerprint", "read_statistics", "write_statistics"]
 
@@ -240,15 +238,12 @@ def write_statistics(file: Path, found: Statistics, identity: dict[str, str]) ->
     content = {name: getattr(found, name) for name in plain}
     # Not as metadata, which may not exceed 100 MB.
     tensors["about"] = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
-    draft = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, {"kind": _KIND, "schema": str(_SCHEMA), **identity})
-        draft.chmod(0o644)
-        os.replace(draft, file)
+        with replacing(file) as draft:
+            save_file(tensors, draft, {"kind": _KIND, "schema": str(_SCHEMA), **identity})
+            draft.chmod(0o644)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write {file} ({reason})") from error
 

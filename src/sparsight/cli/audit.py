@@ -82,20 +82,21 @@ def audit(
         torch.manual_seed(0)  # for --weights random
         network = load(model, weights=weights, labels=labels, device=device)
         if swept:
-            found = Sweep.load(folder)
+            found, home = Sweep.load(folder), folder
         elif out is None:
             raise InputError(
                 f"{folder} holds no sweep: name a folder for one with --out, or make it with "
                 "sparsight sweep"
             )
         else:
+            home = out
             found = _sweep(network, folder, out, workers, display, overwrite=overwrite)
         verdict = judge(network, found, calibration=known, seed=seed, progress=display.step)
         verdict.save(found.folder)
     if as_json:
         emit_json({"out": str(found.folder), **verdict.describe()})
     else:
-        _show(verdict, folder if swept else out or folder, display)
+        _show(verdict, home, display)
     if not verdict.enough:
         raise InputError(
             "no class has enough images for a verdict, only images are judged: give more images of "

@@ -20,9 +20,34 @@ from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, open_image
 from sparsight.networks.preprocessing import to_unit
 
-__all__ = ["Pixels", "augment", "batches", "drawn", "parts_of", "read_arrays", "seeded", "split"]
+__all__ = [
+    "Pixels",
+    "augment",
+    "batches",
+    "bytes_of",
+    "drawn",
+    "parts_of",
+    "read_arrays",
+    "seeded",
+    "split",
+]
 
 _SHIFT = 8  # images are shifted by up to an eighth of their height
+
+
+def bytes_of(sample: Image.Image | Tensor | np.ndarray) -> bytes:
+    """Give what an image in memory is made of, to tell it from another.
+
+    Examples
+    --------
+    >>> bytes_of(np.array([65, 66], dtype=np.uint8)), bytes_of(torch.tensor([65, 66]).byte())
+    (b'AB', b'AB')
+    """
+    if isinstance(sample, Image.Image):
+        return sample.tobytes()
+    if isinstance(sample, Tensor):
+        sample = sample.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return np.ascontiguousarray(sample).tobytes()
 
 
 class Pixels(Dataset[tuple[Tensor, int]]):
@@ -91,10 +116,8 @@ class Pixels(Dataset[tuple[Tensor, int]]):
                 except OSError:
                     size = -1  # it is said which one it is when it is read
                 found.update(f"{image} {size}".encode("utf-8", "surrogateescape"))
-            elif isinstance(image, Image.Image):
-                found.update(image.tobytes())
             else:
-                found.update(np.ascontiguousarray(image).tobytes())
+                found.update(bytes_of(image))
         return found.hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor
 from sparsight.errors import InputError
 from sparsight.federated.packing import metadata_of
 from sparsight.networks.state import plain_state
+from sparsight.storage import replacing
 
 __all__ = ["Kept", "Memory", "forget_memories", "read_memory", "write_memory"]
 
@@ -152,9 +152,8 @@ def write_memory(folder: Path | None, client: int, memory: Memory) -> None:
     file = folder / f"client-{client}-{memory.tried.round}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f".{file.name}.partial")
-        fresh.write_bytes(memory.to_bytes())
-        os.replace(fresh, file)
+        with replacing(file) as draft:
+            draft.write_bytes(memory.to_bytes())
         for number, former in _files(folder, client):
             if number < memory.tried.round:
                 former.unlink(missing_ok=True)

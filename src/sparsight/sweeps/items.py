@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
+from sparsight.datasets.pixels import bytes_of
 from sparsight.errors import InputError
 from sparsight.networks import open_image
 
@@ -53,7 +53,9 @@ class Item:
     def of(cls, number: int, sample: Sample, label: int | None) -> Item:
         """Name a sample and stamp it."""
         if not isinstance(sample, str | Path):
-            return cls(number, f"image {number}", sample, label, _digest(sample))
+            kind = f"{sample.mode} {sample.size}" if isinstance(sample, Image.Image) else ""
+            digest = hashlib.sha256(kind.encode() + bytes_of(sample)).hexdigest()
+            return cls(number, f"image {number}", sample, label, digest)
         name = str(sample).encode("utf-8", "replace").decode()
         file = Path(os.path.abspath(sample))  # workers may be somewhere else
         stamp = ""
@@ -107,13 +109,3 @@ class Item:
             pixels = self.sample.transpose(1, 2, 0)
             return Image.fromarray(pixels[..., 0] if shape[0] == 1 else pixels)
         return self.sample
-
-
-def _digest(sample: Image.Image | Tensor | np.ndarray) -> str:
-    if isinstance(sample, Tensor):
-        content = sample.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    elif isinstance(sample, Image.Image):
-        content = f"{sample.mode} {sample.size}".encode() + sample.tobytes()
-    else:
-        content = np.ascontiguousarray(sample).tobytes()
-    return hashlib.sha256(content).hexdigest()

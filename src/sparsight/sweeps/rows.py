@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -30,7 +28,6 @@ __all__ = [
     "parquet",
     "table",
     "traced",
-    "write_whole",
 ]
 
 Noted = list[tuple[str, str]]
@@ -164,23 +161,6 @@ def table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     pa = arrow()
     whole = [{name: _plain(row.get(name)) for name in schema.names} for row in rows]
     return pa.Table.from_pylist(whole, schema=schema)
-
-
-def write_whole(found: pa.Table, file: Path) -> None:
-    """Write a table whole or not at all; what is there is replaced.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
-    fresh = file.with_name(f".{file.name}.partial")
-    try:
-        parquet().write_table(found, fresh)
-        os.replace(fresh, file)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def note(schema: pa.Schema, noted: Noted) -> pa.Schema:

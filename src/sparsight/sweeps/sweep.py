@@ -19,11 +19,11 @@ from sparsight.blame.scores import score
 from sparsight.blame.usual import fingerprint
 from sparsight.errors import InputError
 from sparsight.networks import Network, Units, weight_matrices
-from sparsight.storage import library_versions, read_manifest, write_manifest
+from sparsight.storage import library_versions, read_manifest, replacing, write_manifest
 from sparsight.sweeps.items import Item, Sample
 from sparsight.sweeps.pool import Progress, Setup, here, on_workers
 from sparsight.sweeps.result import MANIFEST, SCHEMA, TABLE, Sweep
-from sparsight.sweeps.rows import arrow, blame_columns, noted_in, parquet, write_whole
+from sparsight.sweeps.rows import arrow, blame_columns, noted_in, parquet
 from sparsight.sweeps.settings import SweepSettings
 from sparsight.sweeps.shards import Shards
 from sparsight.traces import COMPENSATED, allocate
@@ -239,7 +239,8 @@ def _finish(
     if "blame" in setup.settings.do:
         whole = _with_blame(whole, shards, setup, progress)
     try:
-        write_whole(whole, folder / TABLE)
+        with replacing(folder / TABLE) as draft:
+            parquet().write_table(whole, draft)
     except OSError as error:
         raise InputError(
             f"cannot write {folder / TABLE} ({error}): make room, and run it again"

@@ -15,6 +15,7 @@ from sparsight.benchmarks.maps.cases import Case
 from sparsight.benchmarks.maps.run import Progress
 from sparsight.errors import InputError
 from sparsight.networks import Network, blocks_of, weight_matrices
+from sparsight.storage import replacing
 from sparsight.traces import COMPENSATED, trace_at
 
 __all__ = ["GRID", "Solutions"]
@@ -99,9 +100,8 @@ class Solutions:
                     augmentations=self.augmentations, seed=self.seed + number,
                 )  # fmt: skip
                 for file, one in zip(files, found, strict=True):
-                    draft = file.with_name(file.name + ".part")
-                    save_file({k: v.contiguous() for k, v in one.tensors.items()}, draft)
-                    draft.replace(file)
+                    with replacing(file) as draft:
+                        save_file({k: v.contiguous() for k, v in one.tensors.items()}, draft)
             if progress is not None:
                 progress("solving", number + 1, len(self.cases))
 
