@@ -28,7 +28,11 @@ from tables import kept, stages, write_table
 RESULT = ROOT / "benchmarks" / "results" / "harden.json"
 BUILD = ROOT / "build" / "harden"
 IMAGES, TESTED, AUTO = 5000, 1000, 64
-METHODS = ("harp", "scores", "global", "uniform", "harp-gamma-1")
+METHODS: dict[str, dict[str, Any]] = {
+    "harp": {}, "scores": {"method": "scores"}, "global": {"method": "global"},
+    "uniform": {"method": "uniform"}, "harp-gamma-1": {"gamma": 1.0},
+    "harp-gradient": {"scores": "gradient"}, "harp-traces": {"scores": "traces"},
+}  # fmt: skip
 DENSE, MASKS, AFTER = 30, 5, 5
 USUAL = {
     "attack_step": 4 / 255, "attack_steps": 3, "batch": 128, "precision": "bf16-mixed",
@@ -76,14 +80,14 @@ def run(
         for target in targets:
             for method in METHODS:
                 title = f"{method}|{target}|{seed}"
-                published = method == "harp-gamma-1"
-                if title in kept or (published and target > 0.01):
+                if title in kept or (method.startswith("harp-") and target > 0.01):
                     continue
-                learns = published or method in ("harp", "scores")
+                options = {"method": "harp"} | METHODS[method]
+                learns = options["method"] in ("harp", "scores")
                 settings = HardenSettings(
-                    method="harp" if published else method, target=target, seed=seed,
-                    gamma=1.0 if published else None,
-                    epochs=(0, MASKS, AFTER) if learns else (0, 0, MASKS + AFTER), **USUAL,
+                    target=target, seed=seed,
+                    epochs=(0, MASKS, AFTER) if learns else (0, 0, MASKS + AFTER),
+                    **options, **USUAL,
                 )  # fmt: skip
                 found = harden(network, images, settings=settings, progress=progress)
                 row = measured(network, found.classifier, tests, auto and target == 0.01, progress)

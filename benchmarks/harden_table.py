@@ -12,6 +12,8 @@ TITLES = {
     "dense": "nothing pruned", "harp": "HARP", "scores": "scores at uniform rates",
     "uniform": "magnitude, layer by layer", "global": "magnitude, all layers",
     "harp-gamma-1": "HARP, gamma as published",
+    "harp-gradient": "HARP, scores begin with gradients",
+    "harp-traces": "HARP, scores begin with traces",
 }  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def harden(
     scores: Annotated[
         str,
         typer.Option(
-            help="First scores: magnitude, gradient (times weight) or random.",
+            help="First scores: magnitude, gradient or traces (times weight) or random.",
             rich_help_panel=_PRUNING,
         ),
     ] = "magnitude",

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Subset
 
-from sparsight.datasets.pixels import Pixels, batches, split
+from sparsight.datasets.pixels import Pixels, split
 from sparsight.errors import InputError
 from sparsight.networks import Network
 from sparsight.networks.classifier import PixelClassifier
@@ -27,6 +26,7 @@ from sparsight.robust.masked import Kept, Masked, bake
 from sparsight.robust.objectives import choose_objective
 from sparsight.robust.settings import HardenSettings
 from sparsight.robust.training import REACHED, STAGES, Logged, Stage, train
+from sparsight.robust.worth import worth_of
 from sparsight.storage import library_versions
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def harden(
         logged(log)
     if settings.method != "dense":  # what cannot be pruned is refused before it is trained
         trial = replace(settings, scores="magnitude")
-        _masks(PixelClassifier.of(network), x, part, trial).counts()
+        _masks(PixelClassifier.of(network), x, None, trial).counts()
 
     def run(stage: Stage) -> None:
         place = STAGES.index(stage.name)
@@ -153,7 +153,8 @@ def harden(
         sizes = {name: w.numel() for name, w in prunable_weights(classifier.model).items()}
         kept = tuple(Kept(name, size, size) for name, size in sizes.items())
         return _result(network, classifier, kept, {}, settings, log, start, reached=True)
-    masked = _masks(classifier, x, part, settings)
+    worth = worth_of(network, classifier, part, settings)
+    masked = _masks(classifier, x, worth, settings)
     second = Stage("prune", masked.classifier, masked)
     if settings.learns:
         run(second)
@@ -237,35 +238,14 @@ def _take(model: torch.nn.Module, best: Mapping[str, Tensor]) -> None:
 def _masks(
     classifier: PixelClassifier,
     x: Tensor,
-    data: Subset[Any],
+    worth: Mapping[str, Tensor] | None,
     settings: HardenSettings,
 ) -> Masked:
-    gradients = None
-    if settings.scores == "gradient" and settings.method != "random":
-        gradients = _gradients(classifier, data, settings)
     return Masked(
         classifier, settings.mode, settings.target, x,
         scores="random" if settings.method == "random" else settings.scores,
         start=settings.first_rate, least=settings.least,
         learn_scores=settings.method in ("harp", "scores"),
         learn_rates=settings.method in ("harp", "rates"),
-        gradients=gradients, seed=settings.seed,
+        worth=worth, seed=settings.seed,
     )  # fmt: skip
-
-
-def _gradients(
-    classifier: PixelClassifier, data: Subset[Any], settings: HardenSettings
-) -> dict[str, Tensor]:
-    """Gradient of the loss on one batch of attacked images."""
-    classifier.eval()
-    x, y = next(iter(batches(data, settings.batch)))
-    device = classifier.mean.device
-    moved = settings.attack(classifier, x.to(device), y.to(device), torch.Generator())
-    named = {name: p.requires_grad_() for name, p in classifier.model.named_parameters()}
-    with torch.enable_grad():
-        loss = F.cross_entropy(classifier(moved), y.to(device))
-    pulls = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(value) if pull is None else pull
-        for (name, value), pull in zip(named.items(), pulls, strict=True)
-    }

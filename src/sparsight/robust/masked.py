@@ -31,8 +31,9 @@ __all__ = ["FIRST_SCORES", "MODES", "Kept", "Masked", "first_scores"]
 MODES = ("weights", "channels")
 """What can be pruned."""
 
-FIRST_SCORES = ("magnitude", "gradient", "random")
-"""What scores begin with: weights, weights times gradients, or random numbers."""
+FIRST_SCORES = ("magnitude", "gradient", "traces", "random")
+"""What scores begin with: weights, alone, times gradients or times the share of traces of attacked
+images that keep them; or random numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Kept:
         return self.kept / self.size
 
 
-def first_scores(weight: Tensor, how: str, gradient: Tensor | None, generator: Any) -> Tensor:
+def first_scores(weight: Tensor, how: str, worth: Tensor | None, generator: Any) -> Tensor:
     """Make the first scores of a weight, between 0 and ``sqrt(6 / inputs)`` as published.
 
     Parameters
@@ -58,18 +59,18 @@ def first_scores(weight: Tensor, how: str, gradient: Tensor | None, generator: A
         ``(outputs, inputs, ...)``.
     how
         One of :data:`FIRST_SCORES`.
-    gradient
-        Of the loss, for ``gradient``.
+    worth
+        What the weight is multiplied with, for ``gradient`` and ``traces``.
     generator
         For ``random``.
     """
     if how == "random":
         found = torch.rand(weight.shape, generator=generator).to(weight)
-    elif how == "gradient":
-        assert gradient is not None, "scores of weights times gradients need gradients"
-        found = (weight.detach() * gradient).abs()
-    else:
+    elif how == "magnitude":
         found = weight.detach().abs()
+    else:
+        assert worth is not None, f"scores from {how} need what weights are worth"
+        found = (weight.detach() * worth).abs()
     bound = (6.0 / max(1, weight[0].numel())) ** 0.5
     scaled: Tensor = bound * found / found.max().clamp_min(1e-30)
     return scaled
@@ -97,8 +98,8 @@ class Masked:
         Smallest rate of a layer, in shares of the target.
     learn_scores, learn_rates
         What is learnt.
-    gradients
-        Of the loss for the weights by parameter name, for scores from gradients.
+    worth
+        What weights are multiplied with, by parameter name, for scores from gradients and traces.
     seed
         Of random scores.
 
@@ -123,7 +124,7 @@ class Masked:
         least: float = 0.1,
         learn_scores: bool = True,
         learn_rates: bool = True,
-        gradients: Mapping[str, Tensor] | None = None,
+        worth: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         _check(mode, target, scores, start, least)
@@ -135,7 +136,7 @@ class Masked:
             self.parts = WeightParts(model)
         generator = torch.Generator().manual_seed(seed)
         own = self.parts.gather({
-            name: first_scores(w, scores, (gradients or {}).get(name), generator)
+            name: first_scores(w, scores, (worth or {}).get(name), generator)
             for name, w in prunable_weights(model).items()
         })  # fmt: skip
         if isinstance(start, str):
