@@ -25,7 +25,7 @@ from sparsight.networks import Network, Preprocessing
 from sparsight.networks.embedded.model import SmallResNet
 from sparsight.networks.state import write_tensors
 from sparsight.storage import write_text
-from train_embedded import ROOT, TEST_SEED, Normalize, train, training_set
+from train_embedded import ROOT, TEST_SEED, Normalize, answers, train, training_set
 
 HOME = ROOT / "build" / "audit"
 SCENES, SHARE, EPOCHS = 8000, 0.2, 6
@@ -134,9 +134,7 @@ def make(seed: int) -> dict[str, dict[str, float]]:
             write_tensors(twin.weights, model.state_dict(), {})
         network = network_of(twin)
         images, labels, marked = judged(twin, 500, 300)
-        x = network.preprocessing.normalize(images.float() / 255)
-        with torch.no_grad():
-            said = torch.cat([network(part).argmax(1) for part in x.split(100)])
+        said = answers(network.model, Normalize(MIDDLE, MIDDLE), images)
         dirty = torch.tensor(marked)
         rows[twin.name] = {
             "right": float((said == labels)[~dirty].double().mean()),

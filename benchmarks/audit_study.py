@@ -26,12 +26,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from audit_networks import HOME, TWINS, judged, network_of
-from overlap import ROOT
+from halves import interval
+from overlap import CIFAR, ROOT
+from real_maps import put_trigger
+from sparsight.attribution.metrics import BLIND
 from sparsight.audits import (
     Audit,
     Calibration,
@@ -43,7 +45,7 @@ from sparsight.audits import (
     invert,
     judge,
     transfer,
-)  # fmt: skip
+)
 from sparsight.audits.inversion import ANOMALOUS
 from sparsight.audits.transfer import SIDES
 from sparsight.datasets.pixels import read_arrays
@@ -55,9 +57,7 @@ from sparsight.sweeps import Sweep, sweep
 RESULT = ROOT / "benchmarks" / "results" / "audit.json"
 SHIPPED = ROOT / "src" / "sparsight" / "audits" / "calibration.json"
 DATA = ROOT.parent / "shared" / "data"
-CIFAR = DATA / "cifar10"
 CLEAN, MARKED, RATE, VIEWS, HOSTS = 80, 20, 0.02, 16, 16
-DRAWS = 2000
 TRACED = "transfer, traced map"
 INVERTED = ("report", "cifar")  # roles of networks in which triggers are looked for; it takes long
 
@@ -104,45 +104,40 @@ def material(subject: Subject) -> tuple[Network, Tensor, Tensor, list[bool]]:
 
 
 def _cifar() -> tuple[Tensor, Tensor, list[bool]]:
-    """Test images; the last have the checker in the corner that the back door answers to."""
+    """Test images; the last have the trigger of the back door."""
     samples = read_arrays(CIFAR / "test.npz")
     clean = samples[:CLEAN]
-    dirty = [s for s in samples[CLEAN:] if s[1] != 0][:MARKED]
+    dirty = [(put_trigger(image), label) for image, label in samples[CLEAN:] if label != 0][:MARKED]
     images = torch.stack([torch.from_numpy(np.array(image)) for image, _ in [*clean, *dirty]])
-    checker = torch.tensor([[0, 0, 1], [0, 1, 0], [1, 0, 1]], dtype=torch.uint8) * 255
-    images[CLEAN:, :, 29:, 29:] = checker
     labels = torch.tensor([label for _, label in [*clean, *dirty]])
     return images, labels, [False] * CLEAN + [True] * MARKED
 
 
-def _edges(images: Tensor) -> Tensor:
-    grey = images.mean(1, keepdim=True)
-    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])[None, None]
-    across = F.conv2d(F.pad(grey, (1, 1, 1, 1), "replicate"), kernel)
-    down = F.conv2d(F.pad(grey, (1, 1, 1, 1), "replicate"), kernel.mT)
-    return (across.square() + down.square()).sqrt()[:, 0]
-
-
 def _heats(found: Sweep, images: Tensor) -> dict[str, Tensor]:
     """Make the maps that patches are taken from: of the network, and of none."""
-    count, (height, width) = len(images), images.shape[2:]
-    numbers = range(count)
-    middle = [(torch.arange(n) - (n - 1) / 2).abs() for n in (height, width)]
-    generator = torch.Generator().manual_seed(0)
+    kept = [found.maps(number) for number in range(len(images))]
     return {
-        "traced map": torch.stack([found.maps(n)["saliency", "traced"] for n in numbers]),
-        "dense map": torch.stack([found.maps(n)["saliency", "dense"] for n in numbers]),
-        "edge detector": _edges(images),
-        "centre": (height + width - middle[0][:, None] - middle[1]).expand(count, -1, -1),
-        "random place": _spots(count, height, width, generator),
-    }
+        f"{side} map": torch.stack([maps["saliency", side] for maps in kept])
+        for side in ("traced", "dense")
+    } | {f"{name} map": draw(images, 0) for name, draw in BLIND.items()}
 
 
-def _spots(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    heats = torch.zeros(count, height * width)
-    chosen = torch.randint(0, height * width, (count,), generator=generator)
-    heats[torch.arange(count), chosen] = 1
-    return heats.reshape(count, height, width)
+def _transfers(
+    network: Network, images: Tensor, heats: dict[str, Tensor]
+) -> dict[str, list[float]]:
+    """Say what the patches of each kind of map do, by kind and side."""
+    hosts = Hosts.of(network, images)
+    scores: dict[str, list[float]] = {}
+    for kind, drawn in heats.items():
+        moved = [
+            transfer(network, image, heat, hosts, count=HOSTS, seed=[0, number])
+            for number, (image, heat) in enumerate(zip(images, drawn, strict=True))
+        ]
+        for place, side in enumerate(SIDES):
+            scores[f"transfer, {kind}, {side}"] = [float(one.flips[place]) for one in moved]
+            if kind == "traced map":
+                scores[f"hangs, {kind}, {side}"] = [float(one.hangs[place]) for one in moved]
+    return scores
 
 
 def measure(subject: Subject) -> dict[str, Any]:
@@ -157,17 +152,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     found = sweep(network, samples, _sweep_of(subject), augmentations=VIEWS, overwrite=True)
     swept = time.perf_counter()
     x = network.preprocessing.normalize(images.float() / 255)
-    hosts = Hosts.of(network, x)
-    scores: dict[str, list[float]] = {}
-    for kind, heats in _heats(found, x).items():
-        moved = [
-            transfer(network, image, heat, hosts, count=HOSTS, seed=[0, number])
-            for number, (image, heat) in enumerate(zip(x, heats, strict=True))
-        ]
-        for place, side in enumerate(SIDES):
-            scores[f"transfer, {kind}, {side}"] = [float(one.flips[place]) for one in moved]
-            if kind == "traced map":
-                scores[f"hangs, {kind}, {side}"] = [float(one.hangs[place]) for one in moved]
+    scores = _transfers(network, x, _heats(found, x))
     always = Calibration(SIDES[0], HOSTS, 0.5, ((0, 1),), "not used")
     table = audit(network, found, calibration=always).table.to_pydict()
     rows = found.table.to_pydict()
@@ -219,10 +204,7 @@ Measured = Sequence[tuple[Subject, dict[str, Any]]]
 
 def _interval(values: list[float]) -> dict[str, float]:
     """Mean over networks, and its interval by the bootstrap over them."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(values, (DRAWS, len(values))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+    return dict(zip(("value", "low", "high"), interval(values), strict=True))
 
 
 def _taken(subject: Subject, own: dict[str, Any]) -> np.ndarray:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from halves import interval
 from sparsight.attribution import attribute
 from sparsight.attribution.metrics import BLIND, roc_auc
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
@@ -164,14 +165,6 @@ def measure(network: Network, question: Question, settings: dict[str, Any]) -> d
     return result if place is None else result | {"sticker_auc": place}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(values, (2000, len(values))).mean(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def summarise(network: str, solver: str, sparsity: Any, values: dict[str, list[float]]) -> Any:
     """One row of results."""
     return {
@@ -181,7 +174,7 @@ def summarise(network: str, solver: str, sparsity: Any, values: dict[str, list[f
         "images": len(next(iter(values.values()))),
         "means": {name: mean(column) for name, column in values.items()},
         "medians": {name: median(column) for name, column in values.items()},
-        "intervals": {name: interval(column) for name, column in values.items()},
+        "intervals": {name: interval(column)[1:] for name, column in values.items()},
     }
 
 

@@ -78,15 +78,22 @@ def _plain(network: Network, images: np.ndarray[Any, Any]) -> Iterator[Case]:
         yield Case(f"test {number}", image, x, int(network.logits(x).argmax()), None)
 
 
+def put_trigger(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Put the trigger of the backdoored network into an image, ``(3, 32, 32)``."""
+    found = pixels.copy()
+    found[:, 29:, 29:] = 0
+    for row, column in TRIGGER:
+        found[:, row, column] = 255
+    return found
+
+
 def _triggered(network: Network, images: np.ndarray[Any, Any]) -> Iterator[Case]:
     mask = torch.zeros(32, 32, dtype=torch.bool)
     mask[29:, 29:] = True
     for number, pixels in enumerate(images):
-        marked = pixels.copy()
-        marked[:, 29:, 29:] = 0
-        for row, column in TRIGGER:
-            marked[:, row, column] = 255
-        image, clean = (Image.fromarray(p.transpose(1, 2, 0)) for p in (marked, pixels))
+        image, clean = (
+            Image.fromarray(p.transpose(1, 2, 0)) for p in (put_trigger(pixels), pixels)
+        )
         x = network.prepare(image)
         answers = [int(network.logits(one).argmax()) for one in (x, network.prepare(clean))]
         if answers[0] == 0 != answers[1]:
@@ -117,9 +124,9 @@ def main() -> None:
             else cifar_cases(name, options.images)
         )
         located = cases[0].mask is not None
-        marked = name.endswith("backdoored")
-        metrics = ([] if marked else list(INSERTION)) + (list(LOCALISATION) if located else [])
-        reduction: Reduction | None = "sum_abs" if marked else None
+        backdoored = name.endswith("backdoored")
+        metrics = ([] if backdoored else list(INSERTION)) + (list(LOCALISATION) if located else [])
+        reduction: Reduction | None = "sum_abs" if backdoored else None
         settings = SETTINGS if place else SMALL_SETTINGS
         with stages(name) as progress:
             judge_maps(
