@@ -20,6 +20,7 @@ __all__ = [
     "library_versions",
     "read_manifest",
     "replacing",
+    "require_free",
     "save_report",
     "write_manifest",
     "write_text",
@@ -28,8 +29,14 @@ __all__ = [
 _LIBRARIES = ("sparsight", "torch", "torchvision", "timm", "captum", "zennit", "transformers")
 
 
-def _may_replace(folder: Path, replaces: Collection[str], *, overwrite: bool) -> None:
-    """Refuse everything but an empty folder, or our own result when asked to overwrite it."""
+def require_free(folder: Path, replaces: Collection[str], *, overwrite: bool) -> None:
+    """Refuse everything but an empty folder, or our own result when asked to overwrite it.
+
+    Raises
+    ------
+    InputError
+        If :func:`atomic_folder` could not put a result there.
+    """
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -88,7 +95,7 @@ def atomic_folder(
     whole
     """
     folder = Path(os.path.abspath(folder))
-    _may_replace(folder, replaces, overwrite=overwrite)
+    require_free(folder, replaces, overwrite=overwrite)
     token = secrets.token_hex(4)
     fresh = folder.with_name(f".{folder.name}.{token}.partial")
     former = folder.with_name(f".{folder.name}.{token}.former")

@@ -32,7 +32,7 @@ def test_a_network_is_hardened_and_measured(run: Run, home: Path) -> None:
     folder = home / "out" / "hardened"
     assert {file.name for file in folder.iterdir()} == {
         "index.html", "hardened.json", "network.safetensors", "compact.safetensors",
-        "robustbench.pt", "robustness.json",
+        "robustbench.pt", "robustness.json", "sizes.json",
     }  # fmt: skip
     rows = (home / "out" / "log.csv").read_text().splitlines()
     assert rows[0].startswith("stage,epoch,loss,clean,robust")
@@ -42,7 +42,10 @@ def test_a_network_is_hardened_and_measured(run: Run, home: Path) -> None:
     assert told["images"] == 10
     again = run("harden", *FAST, "--epochs", "1,1,1", "--out", "out")
     assert again.code == 2
-    assert "there already" in again.err
+    assert "not empty" in again.err
+    (folder / "mine.txt").write_text("notes")
+    over = run("harden", *FAST, "--epochs", "1,1,1", "--out", "out", "--overwrite")
+    assert "mine.txt" in over.err
     measured = run(
         "attack", "scenes:10", "--hardened", "out", "--attacks", "fgsm", "--epsilon", "2/255",
         "--out", "attack.json", "--json",
@@ -51,6 +54,13 @@ def test_a_network_is_hardened_and_measured(run: Run, home: Path) -> None:
     assert json.loads((home / "attack.json").read_text())["clean"] == told["clean"]
     plain = run("attack", "scenes:10", "--attacks", "fgsm", "--most", "4")
     assert plain.out.startswith("clean")
+    away = run("attack", "scenes:10", "--attacks", "fgsm", "--most", "4", "--out", "out")
+    assert (away.code, away.out) == (2, "")
+    assert "is a folder" in away.err
+    (home / "file").write_text("")
+    away = run("attack", "scenes:10", "--attacks", "fgsm", "--most", "4", "--out", "file/a.json")
+    assert away.code == 2
+    assert away.out == plain.out
     shown = run(
         "explain", "scenes.png", "--weights", str(folder / "network.safetensors"), "--methods",
         "saliency", "--augmentations", "2",
@@ -65,6 +75,9 @@ def test_channels_and_other_objectives(run: Run, home: Path) -> None:
     )  # fmt: skip
     told = json.loads(result.out)
     assert (result.code, told["settings"]["objective"]) == (0, "trades")
+    sizes = json.loads((home / "out" / "hardened" / "sizes.json").read_text())
+    assert sizes == told["sizes"]
+    assert sizes["cut"]["products"] < sizes["before"]["products"]
     page = (home / "out" / "hardened" / "index.html").read_text(encoding="utf-8")
     assert ">cut<" in page
 

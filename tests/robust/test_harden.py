@@ -35,9 +35,10 @@ from sparsight.robust import (
     evaluate,
     harden,
     read_arrays,
+    training,
 )
 from sparsight.robust.masked import Masked
-from sparsight.robust.training import Stage, _Epoch, groups_of
+from sparsight.robust.training import Accuracy, Stage, _Epoch, groups_of, measure
 
 
 class Net(nn.Module):
@@ -165,6 +166,15 @@ def test_free_training_takes_a_last_batch_that_is_larger():
     assert all(row["loss"] > 0 for row in found.log)
 
 
+def test_fewer_steps_of_the_optimizer_make_the_budget_weigh_more():
+    network, gammas = network_of(), []
+    for more in ({}, {"accumulate": 3}, {"objective": "free", "replays": 3}):
+        options = FAST | {"target": 0.05, "epochs": (0, 1, 0)} | more
+        gammas.append(harden(network, pixels(network), **options).log[0]["gamma"])
+    assert gammas[1] == pytest.approx(3 * gammas[0])
+    assert gammas[2] == pytest.approx(gammas[0] / 3)
+
+
 def test_few_steps_are_enough_to_meet_the_budget():
     network = network_of()
     options = FAST | {"target": 0.05, "epochs": (0, 6, 0), "rates": (0.1, 0.1, 0.1)}
@@ -268,11 +278,17 @@ def test_what_a_network_draws_is_drawn_again(tmp_path):
     assert same(whole, harden(network, pixels(network), state=tmp_path / "s", **FAST))
 
 
-@pytest.mark.parametrize("mode", ["weights", "channels"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"mode": "weights"}, {"mode": "channels"}, {"scores": "traces"},
+        {"mode": "channels", "objective": "free", "replays": 2},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
-def test_an_interruption_after_any_epoch_changes_nothing(tmp_path, stop, mode):
+def test_an_interruption_after_any_epoch_changes_nothing(tmp_path, stop, more):
     network = network_of()
-    options = FAST | {"epochs": (1, 2, 2), "mode": mode, "target": 0.4}
+    options = FAST | {"epochs": (1, 2, 2), "target": 0.4} | more
     whole = harden(network, pixels(network), **options)
 
     def stopping(rows):
@@ -329,6 +345,54 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     (tmp_path / "s" / "state.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="damaged"):
         harden(network, pixels(network), state=tmp_path / "s", **FAST)
+    again = harden(network, pixels(network), state=tmp_path / "s", overwrite=True, **FAST)
+    assert same(again, harden(network, pixels(network), **FAST))
+
+
+def test_epochs_are_chosen_by_images_that_are_not_trained_on(monkeypatch):
+    network, judged, trained = network_of(), set(), set()
+
+    def watched(model, data, *rest):
+        judged.update(x.numpy().tobytes() for x, _ in data)
+        return measure(model, data, *rest)
+
+    class Watched(_Epoch):
+        def __call__(self, epoch):
+            trained.update(x.numpy().tobytes() for x, _ in self.data)
+            return super().__call__(epoch)
+
+    monkeypatch.setattr(training, "measure", watched)
+    monkeypatch.setattr(training, "_Epoch", Watched)
+    harden(network, pixels(network), **FAST)
+    assert (len(judged), len(trained)) == (12, 48)
+    assert not judged & trained
+
+
+@pytest.mark.parametrize(("objective", "wanted"), [("natural", 3), ("pgd", 1)])
+def test_natural_training_is_judged_by_the_images_as_they_are(monkeypatch, objective, wanted):
+    shares = iter([(0.5, 0.4), (0.6, 0.3), (0.9, 0.1), (0.8, 0.2)])
+    monkeypatch.setattr(training, "measure", lambda *_: Accuracy(*next(shares)))
+    network, states = network_of(), []
+    options = FAST | {"method": "dense", "objective": objective, "epochs": (4, 0, 0)}
+    step = training._Epoch.__call__
+
+    def kept(self, epoch):
+        row = step(self, epoch)
+        states.append(self.stage.classifier.model.fc.weight.detach().clone())
+        return row
+
+    monkeypatch.setattr(training._Epoch, "__call__", kept)
+    found = harden(network, pixels(network), **options)
+    assert torch.equal(found.network.model.fc.weight, states[wanted - 1])
+
+
+def test_what_is_left_of_accumulated_batches_counts_as_much():
+    network = network_of()
+    base = {"epochs": (0, 1, 0), "augment": False, "momentum": 0.0, "target": 0.4}
+    data = pixels(network, 60)  # 48 are trained on, three batches
+    some = harden(network, data, **(FAST | base | {"accumulate": 3}))
+    more = harden(network, data, **(FAST | base | {"accumulate": 100}))
+    assert same(some, more)
 
 
 def test_half_precision_trains():
@@ -527,6 +591,10 @@ def test_divergence_says_what_to_do():
         ({"momentum": 1.0}, r"in \[0, 1\)"),
         ({"epsilon": 8}, "8/255"),
         ({"speed": 1}, "no option"),
+        ({"method": "scores", "start": 0.9}, "learns none"),
+        ({"method": "lamp", "start": 0.5}, "leave start out"),
+        ({"batch": 1}, "less than two"),
+        ({"validation": 0.98}, "less than two"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, words):
@@ -597,6 +665,25 @@ def test_accuracies_are_counted_image_by_image():
     assert set(told["cw"]) == {"accuracy", "interval", "balanced"}
     with pytest.raises(InputError, match="no attack is called"):
         evaluate(found.classifier, data, "luck")
+
+
+def test_the_official_attack_is_as_strong_as_the_standard_one(monkeypatch):
+    official = pytest.importorskip("pyautoattack").AutoAttack
+    asked = []
+
+    def run(self, x, y, batch_size):
+        asked.append(self)
+        return x
+
+    monkeypatch.setattr(official, "run_standard_evaluation", run)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).eval()
+    network = Network(model, network_of().preprocessing, tuple("abcde"))
+    evaluate(PixelClassifier.of(network), pixels(network, 40), "autoattack", epsilon=0.01)
+    assert asked
+    for one in asked:
+        steps = one.apgd.n_iter, one.apgd_targeted.n_iter, one.fab.n_iter
+        assert (*steps, one.square.n_queries) == (100, 100, 100, 5000)
+        assert one.attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 
 def test_the_official_attack_is_not_weaker_than_ours():

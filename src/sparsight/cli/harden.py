@@ -14,7 +14,7 @@ from sparsight.cli.display import Display, emit_json
 
 __all__ = ["attack", "harden"]
 
-_PAGE, _MEASURED = "index.html", "robustness.json"
+_OURS = _PAGE, _MEASURED, _SIZES = "index.html", "robustness.json", "sizes.json"
 _PRUNING, _TRAINING = "Pruning", "Training"
 _ATTACKS = "fgsm, pgd10, pgd50, cw or autoattack, with commas between them."
 
@@ -163,7 +163,7 @@ def harden(
     from sparsight.robust import harden as run
     from sparsight.robust.evaluate import require_attacks
     from sparsight.robust.hardened import FILES
-    from sparsight.storage import atomic_folder, write_manifest
+    from sparsight.storage import atomic_folder, require_free, write_manifest
 
     if published is not None and published not in PUBLISHED:
         raise InputError(f"no published settings {published!r}: choose from {', '.join(PUBLISHED)}")
@@ -186,8 +186,13 @@ def harden(
     chosen = choose_attacks(attacks)
     network = load(model, weights=weights, labels=labels, device=device)
     folder, state = out / "hardened", out / "state"
-    if folder.exists() and not overwrite:
-        raise InputError(f"{folder} is there already: choose another folder, or --overwrite it")
+    require_free(folder, {*FILES, *_OURS}, overwrite=overwrite)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {out} ({error.strerror or error}): choose another folder"
+        ) from error
     if test is not None:
         require_attacks(chosen, len(network.labels))
     measured = None
@@ -212,21 +217,23 @@ def harden(
             )  # fmt: skip
         x = images[0][0][None].to(network.device, network.dtype)
         sizes = found.sizes(network, x)
-        with atomic_folder(folder, {*FILES, _PAGE, _MEASURED}, overwrite=overwrite) as fresh:
+        told = {name: size.describe() for name, size in sizes.items()}
+        with atomic_folder(folder, {*FILES, *_OURS}, overwrite=overwrite) as fresh:
             report = HardenReport(
                 network.spec, dict(found.settings), found.reached,
                 [(one.name, one.kept, one.size) for one in found.kept],
                 [dict(row) for row in found.log],
-                {name: size.describe() for name, size in sizes.items()},
+                told,
                 None if measured is None else measured.describe(),
             )  # fmt: skip
             (fresh / _PAGE).write_text(render_harden(report), encoding="utf-8")
+            write_manifest(fresh, _SIZES, told)
             if measured is not None:
                 write_manifest(fresh, _MEASURED, measured.describe())
             found.write(fresh)
     if as_json:
-        told = {} if measured is None else {"robustness": measured.describe()}
-        emit_json({"out": str(folder), **found.describe(), **told})
+        held = {} if measured is None else {"robustness": measured.describe()}
+        emit_json({"out": str(folder), **found.describe(), "sizes": told, **held})
         return
     with display.aside() as console:
         console.print(
@@ -298,7 +305,6 @@ class _Log:
         writer.writeheader()
         writer.writerows(flat)
         try:
-            self._out.mkdir(parents=True, exist_ok=True)
             write_text(self._out / "log.csv", text.getvalue())
         except OSError as error:
             raise InputError(f"cannot write {self._out} ({error.strerror or error})") from error
@@ -310,7 +316,11 @@ class _Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 return
-            self._board = SummaryWriter(str(self._out / "tensorboard"))
+            home = self._out / "tensorboard"
+            if step == 1:  # curves of what this one replaces
+                for file in home.glob("events.out.tfevents.*"):
+                    file.unlink()
+            self._board = SummaryWriter(str(home))
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"{row['stage']}/{name}", value, step)
@@ -355,11 +365,14 @@ def attack(
     from torch.utils.data import Subset
 
     from sparsight.cli.data import read_data, read_epsilon
+    from sparsight.errors import InputError
     from sparsight.networks import load
     from sparsight.reports.text import percent
     from sparsight.robust import Hardened, PixelClassifier, choose_attacks, evaluate
     from sparsight.storage import save_report
 
+    if out is not None and out.is_dir():
+        raise InputError(f"{out} is a folder: give a file for the numbers")
     radius, chosen = read_epsilon(epsilon), choose_attacks(attacks)
     network = load(model, weights=weights, labels=labels, device=device)
     classifier = PixelClassifier.of(network).eval()
@@ -378,16 +391,16 @@ def attack(
         "network": network.spec, "hardened": None if hardened is None else str(hardened),
         **found.describe(),
     }  # fmt: skip
-    if out is not None:
-        save_report(out, "robustness", 1, told)
     if as_json:
         emit_json(told)
-        return
-    with display.aside() as console:
-        for name in found.right:
-            low, high = found.interval(name)
-            console.print(
-                f"{name:10s} {percent(found.accuracy(name))} [{percent(low)}, {percent(high)}], "
-                f"balanced {percent(found.balanced(name))}",
-                soft_wrap=True, markup=False, highlight=False,
-            )  # fmt: skip
+    else:
+        with display.aside() as console:
+            for name in found.right:
+                low, high = found.interval(name)
+                console.print(
+                    f"{name:10s} {percent(found.accuracy(name))} [{percent(low)}, "
+                    f"{percent(high)}], balanced {percent(found.balanced(name))}",
+                    soft_wrap=True, markup=False, highlight=False,
+                )  # fmt: skip
+    if out is not None:  # last: the numbers have been told if it cannot be written
+        save_report(out, "robustness", 1, told)

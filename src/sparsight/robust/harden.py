@@ -111,24 +111,27 @@ def harden(
         )
     objective = choose_objective(settings.objective, settings.attack, replays=settings.replays)
     digest = _digest(network, data, settings)
-    facts = None if folder is None else read_facts(folder)
-    if facts is not None and facts["digest"] != digest and overwrite:
-        facts = None
+    facts = None if folder is None else _facts(folder, digest, overwrite=overwrite)
     if facts is not None and facts["digest"] != digest:
         raise InputError(
             f"{folder} holds a hardening of another network, other images or settings: choose "
             "another folder, or replace it (--overwrite)"
         )
     part, apart = split(data, settings.validation, settings.seed)
+    if min(len(part), settings.batch) < 2 * settings.devices:
+        raise InputError(
+            f"batches of {settings.batch} of {len(part)} images leave a device less than two, on "
+            "which normalisations cannot train: give larger batches, or more images"
+        )
     judged = Subset(apart, range(min(settings.judged, len(apart))))
     frame = (1, network.preprocessing.channels, *network.preprocessing.size)
-    x = torch.zeros(frame, device=network.device, dtype=network.dtype)
+    x = torch.zeros(frame, device=fabric.device, dtype=network.dtype)
     log: list[dict[str, Any]] = list(facts["log"]) if facts else []
-    if log:
+    if log and fabric.global_rank == 0:
         logged(log)
+    plain = replace(settings, scores="magnitude")
     if settings.method != "dense":  # what cannot be pruned is refused before it is trained
-        trial = replace(settings, scores="magnitude")
-        _masks(PixelClassifier.of(network), x, None, trial).counts()
+        _masks(PixelClassifier.of(network).to(fabric.device), x, None, plain).counts()
 
     def run(stage: Stage) -> None:
         place = STAGES.index(stage.name)
@@ -144,7 +147,7 @@ def harden(
             {"digest": digest}, progress, logged,
         )  # fmt: skip
 
-    classifier = PixelClassifier.of(network).requires_grad_()
+    classifier = PixelClassifier.of(network).to(fabric.device).requires_grad_()
     first = Stage("pretrain", classifier)
     if settings.epochs[0]:
         run(first)
@@ -153,8 +156,10 @@ def harden(
         sizes = {name: w.numel() for name, w in prunable_weights(classifier.model).items()}
         kept = tuple(Kept(name, size, size) for name, size in sizes.items())
         return _result(network, classifier, kept, {}, settings, log, start, reached=True)
-    worth = worth_of(network, classifier, part, settings)
-    masked = _masks(classifier, x, worth, settings)
+    if facts is not None and facts["stage"] != first.name:  # scores are in the state
+        masked = _masks(classifier, x, None, plain)
+    else:
+        masked = _masks(classifier, x, worth_of(network, classifier, part, settings), settings)
     second = Stage("prune", masked.classifier, masked)
     if settings.learns:
         run(second)
@@ -228,6 +233,17 @@ def _digest(network: Network, data: Pixels, settings: HardenSettings) -> str:
     found.update(data.digest().encode())
     hash_state(found, network.model.state_dict())
     return found.hexdigest()
+
+
+def _facts(folder: Path, digest: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """Read how far the state in a folder is, but not of one that may be overwritten."""
+    try:
+        facts = read_facts(folder)
+    except InputError:
+        if overwrite:
+            return None
+        raise
+    return None if facts is not None and facts["digest"] != digest and overwrite else facts
 
 
 def _take(model: torch.nn.Module, best: Mapping[str, Tensor]) -> None:

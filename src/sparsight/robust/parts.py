@@ -174,10 +174,14 @@ class ChannelParts:
                 f"one channel in every layer is more than {target:g} of the multiplications: "
                 "give a larger target"
             )
-        for name in sorted(counts, key=lambda n: counts[n] - self.sizes[n] * rates[n] * low):
-            more = counts | {name: counts[name] + 1}  # what rounding down has left
-            if more[name] <= self.sizes[name] and fits(more):
-                counts = more
+        order = sorted(counts, key=lambda n: counts[n] - self.sizes[n] * rates[n] * low)
+        grows = True
+        while grows:  # what rounding down has left
+            grows = False
+            for name in order:
+                more = counts | {name: counts[name] + 1}
+                if more[name] <= self.sizes[name] and fits(more):
+                    counts, grows = more, True
         return counts
 
     def masks(self, layers: Mapping[str, Scores]) -> dict[str, nn.Module]:

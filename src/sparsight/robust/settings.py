@@ -11,6 +11,7 @@ from sparsight.errors import InputError
 from sparsight.robust.attacks import Attack
 from sparsight.robust.masked import FIRST_SCORES, MODES, check_start
 from sparsight.robust.objectives import OBJECTIVES
+from sparsight.robust.rates import ALLOCATIONS
 
 __all__ = ["BASELINES", "BATCH_NORMS", "METHODS", "PUBLISHED", "HardenSettings"]
 
@@ -157,6 +158,13 @@ class HardenSettings:
             raise InputError(f"workers is {self.workers}: give 0 or more")
         if self.start is not None:
             check_start(self.start)
+            if self.method not in METHODS:
+                raise InputError(f"method {self.method!r} has rates of its own: leave start out")
+            if self.method == "scores" and not isinstance(self.start, str):
+                raise InputError(
+                    f"rates of {self.start:g} would stay, as method 'scores' learns none: start "
+                    f"with {', '.join(ALLOCATIONS)}"
+                )
         self.attack  # noqa: B018  refuses what makes no sense
 
     @property
@@ -197,7 +205,7 @@ class HardenSettings:
         layers
             How many there are.
         steps
-            Of an epoch.
+            Of the optimizer in an epoch.
 
         Examples
         --------

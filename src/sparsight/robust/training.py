@@ -63,7 +63,7 @@ class Stage:
         Epochs done.
     best, score
         State of the best epoch, and what it is the best by: whether the budget was met, then
-        accuracy under attack, then on the images.
+        accuracy under attack, then on the images; these first if training is ``natural``.
     frozen
         Weight of the budget, once it was met.
     log
@@ -201,7 +201,9 @@ def train(
         got = measure(candidate, judged, settings, (settings.seed, number, epoch, 2))
         row |= {"clean": got.clean, "robust": got.robust}
         reached = stage.masked is None or row["over budget"] <= REACHED
-        score = (float(reached), got.robust, got.clean)
+        natural = settings.objective == "natural"
+        own = (got.clean, got.robust) if natural else (got.robust, got.clean)
+        score = (float(reached), *own)
         if not stage.best or score > tuple(stage.score):
             stage.score = score
             stage.best = {
@@ -252,9 +254,8 @@ class _Epoch:
         stage, settings = self.stage, self.settings
         if stage.frozen is not None or stage.masked is None:
             return stage.frozen or 0.0
-        return settings.weight_of_budget(
-            epoch, settings.enough(len(stage.masked.layers), self.steps)
-        )
+        steps = math.ceil(self.steps / settings.accumulate) * self.objective.replays
+        return settings.weight_of_budget(epoch, settings.enough(len(stage.masked.layers), steps))
 
     def __call__(self, epoch: int) -> dict[str, Any]:
         """Train for an epoch; its mean loss."""
@@ -321,7 +322,9 @@ class _Epoch:
         """Train on a batch once; for ``free``, the shift of the images for the next time."""
         stage, settings = self.stage, self.settings
         masked = stage.masked
-        last = (step + 1) % settings.accumulate == 0 or step + 1 == self.steps
+        first = step - step % settings.accumulate
+        after = min(first + settings.accumulate, self.steps)
+        last = step + 1 == after
         with nullcontext() if masked is None else masked.cached():
             with self.fabric.autocast():
                 moved = self.objective.attacked(stage.classifier, x, y, generator)
@@ -334,7 +337,7 @@ class _Epoch:
                 loss = self.objective.loss(self.model, x, moved, y)
                 if masked is not None:
                     loss = loss + self.weight(epoch) * masked.over_budget()
-                self.fabric.backward(loss / settings.accumulate)
+                self.fabric.backward(loss / (after - first))
         if last:
             self._clip()
             self.optimizer.step()
