@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli.command_kit import Run
@@ -42,6 +43,10 @@ def test_clients_train_and_a_page_tells_of_it(run: Run, home: Path) -> None:
     again = run("federate", *FAST, "--alpha", "1", "--out", "out")
     assert again.code == 2
     assert "is there already" in again.err
+    (folder / "mine.txt").write_text("notes")
+    over = run("federate", *FAST, "--alpha", "1", "--out", "out", "--overwrite", "--rounds", "9")
+    assert "mine.txt" in over.err
+    (folder / "mine.txt").unlink()
     more = run(
         "federate", "--data", "scenes:20", "--clients", "2", "--alpha", "1", "--engine", "loop",
         "--batch", "8", "--test", "scenes:10", "--rounds", "3", "--out", "out", "--overwrite",
@@ -76,11 +81,15 @@ def test_algorithms_selectors_and_ways_to_deal_out(run: Run, home: Path) -> None
         (("--engine", "magic"), "no engine is called 'magic'"),
         (("--selector", "agent", "--agent", "none.safetensors"), "holds no agent"),
         (("--data", "none.npz"), "holds no images"),
+        (("--data", "twice.npz", "--test", "twice.npz"), "holds the images of clients"),
+        (("--algorithm", "alone", "--head", "shared"), "share nothing"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line(
     run: Run, home: Path, options: tuple[str, ...], reason: str
 ) -> None:
+    images = np.zeros((12, 3, 64, 64), np.uint8)
+    np.savez(home / "twice.npz", images=images, labels=np.arange(12) % 10)
     result = run("federate", *FAST, *options, "--out", "out")
     assert result.code == 2
     assert reason in result.err
@@ -113,3 +122,22 @@ def test_killed_and_started_again_it_comes_to_the_same(run: Run, home: Path) -> 
         for row in told["log"]:
             row.pop("seconds")
     assert logs[0] == logs[1]
+
+
+def test_interrupted_on_flower_it_ends_soon_and_can_go_on(home: Path) -> None:
+    out = home / "out"
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "sparsight.cli.main", "federate", *FAST, "--engine", "flower",
+            "--rounds", "400", "--judge", "400", "--out", str(out),
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (out / "state" / "server.safetensors").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert (out / "state" / "server.safetensors").exists()

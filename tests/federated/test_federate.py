@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sparsight.datasets.pixels import Pixels, augment, batches, drawn
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.federated import (
     ALGORITHMS,
+    Agent,
     Client,
     ClientData,
     Division,
@@ -31,6 +33,7 @@ from sparsight.federated import (
     group_norms,
 )
 from sparsight.federated.client import CONTROL
+from sparsight.federated.packing import unpack
 from sparsight.networks import Network, Preprocessing
 from sparsight.networks.classifier import PixelClassifier
 
@@ -463,13 +466,130 @@ def test_a_normalisation_over_one_image_is_said() -> None:
         federate(network_of(Flat().eval()), federation_of(), rounds=1, batch=1)
 
 
-def test_only_our_files_go_when_a_state_is_replaced(tmp_path: Path) -> None:
+def test_a_state_that_is_replaced_is_set_aside_and_nothing_else_is(tmp_path: Path) -> None:
     federate(network_of(), federation_of(), rounds=1, state=tmp_path)
+    kept = (tmp_path / "server.safetensors").read_bytes()
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
     (tmp_path / "client-0-mine.safetensors").write_bytes(b"mine")
     federate(network_of(), federation_of(), rounds=1, state=tmp_path, rate=0.3, overwrite=True)
     assert (tmp_path / "mine.safetensors").read_bytes() == b"mine"
     assert (tmp_path / "client-0-mine.safetensors").exists()
+    assert (tmp_path / "former" / "server.safetensors").read_bytes() == kept
+    again = federate(network_of(), federation_of(), rounds=1, state=tmp_path / "former")
+    assert len(again.log) == 1, "it can be gone on from"
+
+
+def test_a_state_stays_if_the_engine_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federate(network_of(), federation_of(), rounds=1, state=tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setitem(sys.modules, "sparsight.federated.simulation", None)
+    with pytest.raises(ImportError):
+        federate(
+            network_of(), federation_of(), rounds=1, rate=0.3, state=tmp_path, overwrite=True,
+            engine="flower",
+        )  # fmt: skip
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_fewer_rounds_than_there_are_is_said(tmp_path: Path) -> None:
+    federate(network_of(), federation_of(), rounds=2, state=tmp_path)
+    with pytest.raises(InputError, match="holds 2 rounds already, and 1 are asked for"):
+        federate(network_of(), federation_of(), rounds=1, state=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes"),
+    [("fedavg", {}), ("fedprox", {"proximal": 0.5}), ("scaffold", {}), ("fednova", {})],
+)
+def test_algorithms_are_what_their_papers_say(algorithm: str, changes: dict[str, float]) -> None:
+    """Plain loops of four rounds, clients of different sizes."""
+    rate = 0.1
+    setup = setup_of(algorithm, augment=False, rate=rate, batch=4, **changes)
+    server, _ = play(setup, 4)
+    clients = setup.federation.clients
+    state = {name: v.clone() for name, v in network_of().model.state_dict().items()}
+    learnt = [name for name, _ in network_of().model.named_parameters()]
+    control = {name: torch.zeros_like(state[name]) for name in learnt}
+    own = [dict(control) for _ in clients]
+    shares = [len(data.train) / sum(len(d.train) for d in clients) for data in clients]
+    for number in range(1, 5):
+        ends, steps, variates = [], [], []
+        for client, data in enumerate(clients):
+            model = PixelClassifier.of(network_of()).train()
+            model.model.load_state_dict(state)
+            optimizer = torch.optim.SGD(model.parameters(), rate, weight_decay=1e-5)
+            count = 0
+            for epoch in range(2):
+                order = torch.randperm(
+                    len(data.train), generator=drawn(0, 23, number, client, epoch)
+                )
+                for x, y in batches(data.train, 4, order=order):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    for name, parameter in model.model.named_parameters():
+                        if algorithm == "scaffold":
+                            parameter.grad += control[name] - own[client][name]
+                        if algorithm == "fedprox":
+                            parameter.grad += 0.5 * (parameter.detach() - state[name])
+                    optimizer.step()
+                    count += 1
+            end = {name: value.clone() for name, value in model.model.state_dict().items()}
+            ends.append(end)
+            steps.append(count)
+            variates.append({
+                name: own[client][name] - control[name] + (state[name] - end[name]) / (count * rate)
+                for name in learnt
+            })  # fmt: skip
+        assert len(set(steps)) > 1
+        before, state = state, {}
+        for name, old in before.items():
+            mean = sum(share * end[name] for share, end in zip(shares, ends, strict=True))
+            if algorithm == "fednova" and name in learnt:
+                pace = sum(
+                    share * (old - end[name]) / count
+                    for share, end, count in zip(shares, ends, steps, strict=True)
+                )
+                mean = old - sum(s * k for s, k in zip(shares, steps, strict=True)) * pace
+            state[name] = mean.to(old.dtype) if old.is_floating_point() else old
+        for name in learnt:
+            change = sum(new[name] - c[name] for new, c in zip(variates, own, strict=True))
+            control[name] = control[name] + change / len(clients)
+        own = variates
+    for name, value in server.tensors.items():
+        if name in state:
+            assert torch.allclose(value, state[name], atol=2e-6), name
+
+
+def _spread(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim)).expand(like.shape)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_who_did_not_send_an_entry_counts_only_where_it_sends_it_later(memory: bool) -> None:
+    setup = setup_of(budget=0.4, memory=memory, augment=False)
+    server = setup.server()
+    before = {name: value.double() for name, value in server.tensors.items()}
+    replies = {
+        client: setup.client(client).train(server.message(client), Memory())[0]
+        for client in range(4)
+    }
+    sent = [unpack(reply, server.tensors) for reply in replies.values()]
+    images = [payload.facts["images"] for payload in sent]
+    server.take(replies, 0, 0.0)
+    differ = False
+    for name in setup.division.shared:
+        masks = [_spread(payload.mask(name), before[name]) for payload in sent]
+        who = sum(n * mask.double() for n, mask in zip(images, masks, strict=True))
+        moved = sum(
+            n * mask * (payload.values[name].double() - before[name])
+            for n, mask, payload in zip(images, masks, sent, strict=True)
+        )
+        over = torch.full_like(who, float(sum(images))) if memory else who.clamp_min(1)
+        assert torch.allclose(server.tensors[name].double(), before[name] + moved / over, atol=1e-6)
+        differ |= bool((who < sum(images)).any())
+    assert differ
 
 
 def test_hostile_counts_are_refused() -> None:
@@ -477,10 +597,13 @@ def test_hostile_counts_are_refused() -> None:
     server = setup.server()
     good, _ = setup.client(0).train(server.message(0), Memory())
     before = {name: value.clone() for name, value in server.tensors.items()}
-    for facts in ({"images": 10**400}, {"images": 1e308}, {"steps": float("inf")}, {"loss": 1e99}):
+    for facts in ({"images": 10**400}, {"images": 1e308}, {"steps": float("inf")}, {"loss": 1e99},
+                  {"loss": "much"}, {"images": [7]}):  # fmt: skip
         row = server.take({0: _with(good, round=server.round + 1, **facts)}, 0, 0.0)
         assert row["answered"] == []
     assert all(torch.equal(before[name], value) for name, value in server.tensors.items())
+    row = server.take({0: _with(good, round=server.round + 1, loss="1.0", images="7")}, 0, 0.0)
+    assert (row["answered"], row["loss"]) == ([0], 1.0)
 
 
 def test_another_test_set_is_another_federation(tmp_path: Path) -> None:
@@ -538,6 +661,10 @@ def test_group_norms_take_over_scales_and_keep_no_statistics() -> None:
     assert isinstance(network.model.norm1, nn.BatchNorm2d)
     trained = federate(found, federation_of(), algorithm="fedavg", rounds=1)
     assert not any("running" in name for name in trained.shared)
+    personal = federate(found, federation_of(), rounds=1)
+    assert personal.network(found, 0).logits(torch.rand(1, 3, 8, 8)).shape == (1, 3)
+    with pytest.raises(InputError, match=r"nobody trained norm1.running_mean .*group_norms"):
+        personal.network(network, 0)
 
 
 def test_heads_are_found_by_use_and_named_where_they_are_more() -> None:
@@ -597,6 +724,7 @@ def test_heads_are_found_by_use_and_named_where_they_are_more() -> None:
         ({"speed": 9}, "no setting 'speed'"),
         ({"algorithm": "fedavg", "budget": 0.1}, "selector 'all' sends everything"),
         ({"head": "whole"}, "the whole network stays"),
+        ({"algorithm": "alone", "head": "shared"}, "share nothing"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], reason: str) -> None:
@@ -612,6 +740,8 @@ def test_what_cannot_be_trained_is_refused() -> None:
         federate(network, federation_of(), settings=FederatedSettings(), rounds=2)
     with pytest.raises(InputError, match="timeout 0: give seconds"):
         federate(network, federation_of(), timeout=0.0)
+    with pytest.raises(InputError, match="asks no agent"):
+        federate(network_of(), federation_of(), agent=Agent.load())
     with pytest.raises(NetworkError):
         federate(network_of(Net().train()), federation_of())
     with pytest.raises(TypeError):

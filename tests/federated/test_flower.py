@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,9 +19,10 @@ if not all(map(find_spec, ("flwr", "ray"))):
 
 from federated.federation_kit import federation_of, network_of
 from federated.test_federate import assert_same
-from sparsight.errors import SparsightError
-from sparsight.federated import FederatedSettings, Setup, federate
+from sparsight.errors import InputError, SparsightError
+from sparsight.federated import FederatedSettings, Setup, federate, flower
 from sparsight.federated.client import Client
+from sparsight.federated.flower import SalientStrategy
 from sparsight.federated.simulation import run
 
 
@@ -135,3 +137,55 @@ def test_nothing_is_called_home_and_ray_is_gone() -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert not ray.is_initialized()
     assert not [t for t in threading.enumerate() if t.name.startswith("ray")]
+
+
+class Nodes:
+    """A grid of nodes that say which client they are, or why they are none."""
+
+    def __init__(self, **numbers: int | str) -> None:
+        self.numbers = {int(node[1:]): number for node, number in numbers.items()}
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.numbers)
+
+    def send_and_receive(self, asked, *, timeout):
+        return [self._reply(message.node) for message in asked]
+
+    def _reply(self, node: int) -> SimpleNamespace:
+        number = self.numbers[node]
+        wrong = isinstance(number, str)
+        return SimpleNamespace(
+            metadata=SimpleNamespace(src_node_id=node), has_error=lambda: wrong,
+            error=SimpleNamespace(reason=number), content={"client": {"number": number}},
+        )  # fmt: skip
+
+
+@pytest.fixture
+def strategy(monkeypatch: pytest.MonkeyPatch) -> SalientStrategy:
+    def message(content, dst_node_id, message_type):
+        return SimpleNamespace(node=dst_node_id)
+
+    monkeypatch.setattr(flower, "Message", message)
+    setup = Setup(network_of(), federation_of(2), FederatedSettings.preset())
+    return SalientStrategy(setup.server(), setup, timeout=1.5)
+
+
+def test_a_node_that_comes_back_takes_the_place_of_the_one_that_died(strategy) -> None:
+    assert strategy._find(Nodes(n10=0, n11=1)) == {0: 10, 1: 11}
+    assert strategy._find(Nodes(n10=0, n11=1, n12=1)) == {0: 10, 1: 12}
+    assert strategy._find(Nodes(n10=0, n12=1)) == {0: 10, 1: 12}
+
+
+def test_two_nodes_that_are_one_client_are_refused(strategy) -> None:
+    with pytest.raises(InputError, match="two nodes say that they are client 1"):
+        strategy._find(Nodes(n10=0, n11=1, n12=1))
+
+
+def test_clients_that_cannot_begin_say_why_and_are_not_waited_for_long(strategy) -> None:
+    start = time.perf_counter()
+    said = "Message: no images here: give some"
+    assert strategy._find(Nodes(n10=said, n11=said)) == {}
+    assert time.perf_counter() - start < 6
+    strategy._asked = [0]
+    with pytest.raises(SparsightError, match="no images here: give some"):
+        strategy.aggregate_train(1, [])

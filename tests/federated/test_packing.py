@@ -82,6 +82,7 @@ GOOD = pack(Payload({"w": torch.ones(4, 3)}, {"w": torch.tensor([True, False, Tr
         (pack(Payload({"v": torch.ones(4, 3)})), "a tensor too many"),
         (pack(Payload({"w": torch.ones(4, 4)})), "does not fit"),
         (pack(Payload({"w": torch.full((4, 3), torch.nan)})), "not finite"),
+        (pack(Payload({"w": torch.full((4, 3), 1e300, dtype=torch.float64)})), "not finite"),
         (save({"w": torch.ones(2, 3), "w|numbers": torch.tensor([0, 9])}, {"facts": "{}"}), "9"),
         (save({"w": torch.ones(2, 3), "w|numbers": torch.tensor([1, 1])}, {"facts": "{}"}), "1 pl"),
         (save({"w": torch.ones(2, 3), "w|bits": torch.tensor([1, 1])}, {"facts": "{}"}), "bytes"),

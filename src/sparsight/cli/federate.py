@@ -150,6 +150,15 @@ def federate(
     downlink: Annotated[
         float, typer.Option(help="Share of rows that is sent down.", rich_help_panel=_SENDING)
     ] = 1.0,
+    memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--memory/--no-memory",
+            help="Whether a client adds what it did not send to what it sends later.",
+            rich_help_panel=_SENDING,
+            show_default="unless gradients are controlled",
+        ),
+    ] = None,
     variates: Annotated[
         str | None,
         typer.Option(
@@ -197,11 +206,11 @@ def federate(
     from sparsight.reports.federate import FederateReport
     from sparsight.reports.federate_page import render_federate
     from sparsight.reports.text import clean
-    from sparsight.storage import atomic_folder
+    from sparsight.storage import atomic_folder, require_free
 
     given: dict[str, Any] = {
         "head": head, "selector": selector, "budget": budget, "variates": variates,
-        "proximal": proximal,
+        "proximal": proximal, "memory": memory,
     }  # fmt: skip
     settings = FederatedSettings.preset(
         algorithm, rounds=rounds, epochs=epochs, rate=rate, momentum=momentum, batch=batch,
@@ -217,11 +226,14 @@ def federate(
     if folder.exists() and not overwrite:
         told = " (--overwrite goes on from its state, or begins anew if that is of something else)"
         raise InputError(f"{folder} is there already: choose another folder, or overwrite it{told}")
+    require_free(folder, {*FILES, _PAGE}, overwrite=overwrite)
     with Display(quiet=as_json) as display:
         images = read_data(data, truth, network, progress=display.step)
         others = None
         if test is not None:
             others = read_data(test, truth, network, test=True, progress=display.step)
+            if others.digest() == images.digest():
+                raise InputError(f"{test} holds the images of clients: give --test others")
         parts = _parts(images.labels, clients, alpha, classes_each, seed)
         federation = Federation.of(images, parts, others, seed=seed, styles=styles)
         table = _Table(display, settings.rounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sparsight.federated.agent import Agent
 from sparsight.federated.client import LOCAL, Client
 from sparsight.federated.data import Federation
 from sparsight.federated.division import Division
-from sparsight.federated.memory import Memory, forget_memories, read_memory, write_memory
+from sparsight.federated.memory import Memory, read_memory, write_memory
 from sparsight.federated.result import Federated
 from sparsight.federated.server import Server
 from sparsight.federated.settings import FederatedSettings
@@ -30,6 +31,8 @@ __all__ = ["ENGINES", "Setup", "federate"]
 
 ENGINES = ("flower", "loop")
 """Where clients run: as Flower's on Ray's workers, or one after the other in this process."""
+
+_OURS = re.compile(r"(server|client-\d+-\d+)\.safetensors")
 
 Progress = Callable[[str, int, int], None]
 Logged = Callable[[list[dict[str, Any]]], None]
@@ -156,7 +159,7 @@ def federate(
         Folder to keep the state in after every round. The same call goes on from there, also with
         more rounds.
     overwrite
-        Start anew in a folder that holds another federation.
+        Start anew where the folder holds another federation, which is moved to ``former`` in it.
     timeout
         Seconds that a round on Flower waits for replies.
     progress
@@ -206,16 +209,26 @@ def federate(
         agent = Agent.load()
     if not timeout > 0:
         raise InputError(f"timeout {timeout:g}: give seconds")
+    if agent is not None and settings.selector != "agent":
+        raise InputError(
+            f"selector {settings.selector!r} asks no agent: leave agent out, or choose that "
+            "selector"
+        )
+    if engine == "flower":
+        from sparsight.federated.simulation import run
     setup = Setup(network, federation, settings, head_name, agent)
     server = setup.server()
     folder = None if state is None else Path(state)
     if folder is not None:
         _take_up(server, folder, setup.digest, overwrite)
+    if server.round > settings.rounds:
+        raise InputError(
+            f"{folder} holds {server.round} rounds already, and {settings.rounds} are asked for: "
+            "give as many at least, or another folder"
+        )
     if server.log:
         logged(server.log)
     if engine == "flower":
-        from sparsight.federated.simulation import run
-
         return run(setup, server, folder, progress, logged, timeout=timeout)
     return _loop(setup, server, folder, progress, logged)
 
@@ -227,8 +240,25 @@ def _take_up(server: Server, folder: Path, digest: str, overwrite: bool) -> None
     except InputError:
         if not overwrite:
             raise
-        server.forget(folder)
-        forget_memories(folder)
+        try:
+            _set_aside(folder)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {folder} ({error.strerror or error}): choose another folder"
+            ) from error
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a state, and nothing else, into the folder ``former`` in its own."""
+    former = folder / "former"
+    former.mkdir(exist_ok=True)
+    for place in (former, folder):
+        for file in sorted(place.iterdir()):
+            if _OURS.fullmatch(file.name):
+                if place == former:
+                    file.unlink()
+                else:
+                    file.replace(former / file.name)
 
 
 def _loop(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from sparsight.federated.packing import metadata_of
 from sparsight.networks.state import plain_state
 from sparsight.storage import replacing
 
-__all__ = ["Kept", "Memory", "forget_memories", "read_memory", "write_memory"]
+__all__ = ["Kept", "Memory", "read_memory", "write_memory"]
 
 
 @dataclass(frozen=True)
@@ -159,10 +158,3 @@ def write_memory(folder: Path | None, client: int, memory: Memory) -> None:
                 former.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {folder} ({error}): make room, and run it again") from error
-
-
-def forget_memories(folder: Path) -> None:
-    """Remove what clients kept in a folder, and nothing else."""
-    for file in folder.iterdir():
-        if re.fullmatch(r"client-\d+-\d+\.safetensors", file.name):
-            file.unlink()

@@ -149,9 +149,10 @@ def unpack(data: bytes, like: Mapping[str, Tensor], prefixes: tuple[str, ...] = 
                 whole = torch.zeros(model.shape, dtype=value.dtype)
                 whole[mask] = value.reshape(-1, *model.shape[mask.ndim :])
                 value = whole
+            value = value.to(model.device, model.dtype)
             if value.shape != model.shape or not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} does not fit or is not finite")
-            values[name] = value.to(model.device, model.dtype)
+            values[name] = value
     except (
         SafetensorError, KeyError, ValueError, IndexError, RuntimeError, StopIteration, TypeError,
     ) as error:  # fmt: skip

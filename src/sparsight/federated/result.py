@@ -29,6 +29,7 @@ from sparsight.storage import atomic_folder, read_manifest, write_manifest
 __all__ = ["FILES", "Federated"]
 
 _MANIFEST, _WEIGHTS, _SCHEMA = "federated.json", "weights.safetensors", 1
+_COUNTER = "num_batches_tracked"
 FILES = (_MANIFEST, _WEIGHTS)
 """Files of a saved result."""
 
@@ -117,6 +118,13 @@ class Federated:
                 )
             with torch.no_grad():
                 state[name].copy_(value)
+        known = set(self.shared).union(*self.own.values())
+        strange = sorted(n for n in state if n not in known and not n.endswith(_COUNTER))
+        if self.own and strange:
+            raise InputError(
+                f"nobody trained {strange[0]} of the network: give the one that was trained "
+                "(group_norms makes one with normalisations over groups)"
+            )
         title = "federated" if client is None else f"client {client}"
         return made.network(like, f"{like.spec} ({title})")
 

@@ -175,21 +175,27 @@ class Server:
         names = (*self.division.shared, *self.division.statistics)
         like = {name: self.tensors[name] for name in names}
         payload = unpack(reply, like, ("", CONTROL))
-        facts = payload.facts
         try:
-            told = int(facts["round"]), int(facts["client"])
-            plain = 0 < int(facts["images"]) < _MOST and 0 < int(facts["steps"]) < _MOST
-            finite = abs(float(facts["loss"])) < _MOST
+            facts = {
+                name: kind(payload.facts[name])
+                for name, kind in (
+                    ("round", int), ("client", int), ("images", int), ("steps", int),
+                    ("loss", float),
+                )
+            }  # fmt: skip
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError("a reply says nothing of itself: was it sent by this run?") from error
-        if told != (self.round + 1, client) or not plain or not finite:
+        plain = 0 < facts["images"] < _MOST and 0 < facts["steps"] < _MOST
+        finite = abs(facts["loss"]) < _MOST
+        same = (facts["round"], facts["client"]) == (self.round + 1, client)
+        if not (same and plain and finite):
             raise InputError(
-                f"a reply of client {told[1]} in round {told[0]} came from client {client} in "
-                f"round {self.round + 1}: it is left out"
+                f"a reply of client {facts['client']} in round {facts['round']} came from client "
+                f"{client} in round {self.round + 1}: it is left out"
             )
         if set(names) - set(payload.values):
             raise InputError("a reply is not complete: was it sent by this run?")
-        return payload
+        return Payload(payload.values, payload.masks, facts)
 
     def _rebased(self, client: int, payload: Payload) -> Payload:
         """Put what a client learnt on the server's weights, where it began with older ones."""
@@ -297,10 +303,6 @@ class Server:
             "digest": digest,
         }  # fmt: skip
         write_tensors(folder / _STATE, tensors, {"facts": json.dumps(facts)})
-
-    def forget(self, folder: Path) -> None:
-        """Remove the state in a folder, if there is one."""
-        (folder / _STATE).unlink(missing_ok=True)
 
     def resume(self, folder: Path, digest: str) -> bool:
         """Take up the state in a folder, if there is one.

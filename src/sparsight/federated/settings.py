@@ -150,6 +150,11 @@ class FederatedSettings:
             known = ", ".join(cls.__dataclass_fields__)
             raise InputError(f"a federation has no setting {unknown[0]!r}: choose from {known}")
         found = cls(**values)
+        if algorithm == "alone" and found.head != "whole":
+            raise InputError(
+                f"clients that are alone share nothing, and no head lives {found.head!r}: leave "
+                "head out, or choose another algorithm"
+            )
         object.__setattr__(found, "algorithm", algorithm)
         return found
 

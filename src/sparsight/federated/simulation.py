@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsight.cluster import cores, ray_at
 from sparsight.errors import SparsightError
@@ -17,6 +18,10 @@ from sparsight.federated.flower import TIMEOUT, SalientStrategy, client_app
 from sparsight.federated.memory import read_memory
 from sparsight.federated.result import Federated
 from sparsight.federated.server import Server
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.serverapp import Grid
 
 __all__ = ["run"]
 
@@ -42,6 +47,18 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _heed(grid: Grid, stop: threading.Event) -> None:
+    """Let whoever waits for replies give up once there is nobody left to send any."""
+    pull = grid.pull_messages
+
+    def pulled(message_ids: Iterable[str]) -> Iterable[Message]:
+        if stop.is_set():
+            raise SparsightError("the simulation was stopped")
+        return pull(message_ids)
+
+    grid.pull_messages = pulled  # type: ignore[method-assign]
 
 
 def run(
@@ -76,14 +93,14 @@ def run(
     SparsightError
         If every client fails in the same round.
     """
-    from flwr.app import Context
-    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
     count = workers or cores()
     gpu = 1 / count if setup.network.device.type == "cuda" else 0.0
     app = ServerApp()
     failures: list[SparsightError] = []
+    stop = threading.Event()
 
     with tempfile.TemporaryDirectory() as spare, _quiet():
         place = Path(spare) if folder is None else folder
@@ -93,6 +110,7 @@ def run(
 
         @app.main()
         def main(grid: Grid, context: Context) -> None:
+            _heed(grid, stop)
             try:
                 strategy.rounds(grid)
             except SparsightError as error:
@@ -101,13 +119,16 @@ def run(
         with ray_at(None, count, "federated") as ray:
             reference = ray.put(setup)
             clients = client_app(lambda config, number: _held(reference), folder=place)
-            run_simulation(
-                app, clients, server.clients,
-                backend_config={
-                    # A worker that is killed comes back; what its client lost is done again.
-                    "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
-                },
-            )  # fmt: skip
+            try:
+                run_simulation(
+                    app, clients, server.clients,
+                    backend_config={
+                        # A worker that is killed comes back; what its client lost is done again.
+                        "client_resources": {"num_cpus": 1, "num_gpus": gpu, "max_restarts": -1},
+                    },
+                )  # fmt: skip
+            finally:
+                stop.set()
         if failures:
             raise failures[0]
         memories = {number: read_memory(place, number) for number in range(server.clients)}
