@@ -149,7 +149,8 @@ class Nodes:
         return list(self.numbers)
 
     def send_and_receive(self, asked, *, timeout):
-        return [self._reply(message.node) for message in asked]
+        self.asked = [message.node for message in asked]
+        return [self._reply(node) for node in self.asked]
 
     def _reply(self, node: int) -> SimpleNamespace:
         number = self.numbers[node]
@@ -173,6 +174,9 @@ def strategy(monkeypatch: pytest.MonkeyPatch) -> SalientStrategy:
 def test_a_node_that_comes_back_takes_the_place_of_the_one_that_died(strategy) -> None:
     assert strategy._find(Nodes(n10=0, n11=1)) == {0: 10, 1: 11}
     assert strategy._find(Nodes(n10=0, n11=1, n12=1)) == {0: 10, 1: 12}
+    later = Nodes(n10=0, n11=1, n12=1, n13="waits for ever")
+    assert strategy._find(later) == {0: 10, 1: 12}
+    assert later.asked == [13], "the one that died is not asked again, which would take a timeout"
     assert strategy._find(Nodes(n10=0, n12=1)) == {0: 10, 1: 12}
 
 

@@ -107,6 +107,7 @@ class SalientStrategy(Strategy):
         self.server, self.setup, self.folder, self.timeout = server, setup, folder, timeout
         self._progress, self._logged = progress, logged
         self._nodes: dict[int, int] = {}
+        self._heard: set[int] = set()
         self._met = False
         self._refused = _SILENCE
         self._asked: list[int] = []
@@ -207,7 +208,7 @@ class SalientStrategy(Strategy):
         end = time.perf_counter() + wait
         while True:
             there = set(grid.get_node_ids())
-            strange = there - set(self._nodes.values())
+            strange = there - self._heard
             if strange:
                 asked = [
                     Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
@@ -230,6 +231,7 @@ class SalientStrategy(Strategy):
                             f"({_NUMBER})"
                         )
                     self._nodes[number] = reply.metadata.src_node_id
+                    self._heard.add(reply.metadata.src_node_id)
             found = {c: node for c, node in self._nodes.items() if node in there}
             late = time.perf_counter() > end or (self._met and found)
             if len(found) >= self.server.clients or late:
