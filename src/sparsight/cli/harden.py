@@ -1,4 +1,4 @@
-"""``sparsight harden``: prune under attack; ``sparsight attack``: what holds."""
+"""``sparsight harden``: prune under attack."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli import options as shared
+from sparsight.cli.attack import ATTACKS
 from sparsight.cli.data import HELP
 from sparsight.cli.display import Display, emit_json
 
-__all__ = ["attack", "harden"]
+__all__ = ["harden"]
 
 _OURS = _PAGE, _MEASURED, _SIZES = "index.html", "robustness.json", "sizes.json"
 _PRUNING, _TRAINING = "Pruning", "Training"
-_ATTACKS = "fgsm, pgd10, pgd50, cw or autoattack, with commas between them."
 
 
 def harden(
@@ -135,7 +135,7 @@ def harden(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images.", rich_help_panel=_TRAINING)
     ] = 0,
-    attacks: Annotated[str, typer.Option(help=_ATTACKS)] = "fgsm,pgd10,cw",
+    attacks: Annotated[str, typer.Option(help=ATTACKS)] = "fgsm,pgd10,cw",
     seed: shared.SeedOption = 0,
     model: shared.ModelOption = "embedded",
     weights: shared.WeightsOption = None,
@@ -154,6 +154,7 @@ def harden(
     from torch import distributed
 
     from sparsight.cli.data import read_data, read_epsilon
+    from sparsight.cli.places import check_output
     from sparsight.errors import InputError
     from sparsight.networks import load
     from sparsight.reports.harden import HardenReport
@@ -187,12 +188,7 @@ def harden(
     network = load(model, weights=weights, labels=labels, device=device)
     folder, state = out / "hardened", out / "state"
     require_free(folder, {*FILES, *_OURS}, overwrite=overwrite)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {out} ({error.strerror or error}): choose another folder"
-        ) from error
+    check_output(out)
     if test is not None:
         require_attacks(chosen, len(network.labels))
     measured = None
@@ -305,6 +301,7 @@ class _Log:
         writer.writeheader()
         writer.writerows(flat)
         try:
+            self._out.mkdir(parents=True, exist_ok=True)
             write_text(self._out / "log.csv", text.getvalue())
         except OSError as error:
             raise InputError(f"cannot write {self._out} ({error.strerror or error})") from error
@@ -325,82 +322,3 @@ class _Log:
             if isinstance(value, float):
                 self._board.add_scalar(f"{row['stage']}/{name}", value, step)
         self._board.flush()
-
-
-def attack(
-    data: Annotated[str, typer.Argument(help=HELP, show_default=False)],
-    attacks: Annotated[str, typer.Option(help=_ATTACKS)] = "fgsm,pgd10,pgd50,cw",
-    epsilon: Annotated[str, typer.Option(help="Radius, in pixels of [0, 1].")] = "8/255",
-    most: Annotated[
-        int | None, typer.Option(min=1, help="Most images, the first ones.", show_default=False)
-    ] = None,
-    hardened: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a network that sparsight harden wrote, of the model's architecture.",
-            show_default=False,
-        ),
-    ] = None,
-    truth: shared.TruthOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 100,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="JSON file for the numbers.",
-            rich_help_panel="Output",
-            show_default=False,
-        ),
-    ] = None,
-    seed: shared.SeedOption = 0,
-    model: shared.ModelOption = "embedded",
-    weights: shared.WeightsOption = None,
-    labels: shared.LabelsOption = None,
-    device: shared.DeviceOption = "cpu",
-    as_json: shared.JsonOption = False,
-) -> None:
-    """How many right answers hold under attack, with intervals."""
-    from torch.utils.data import Subset
-
-    from sparsight.cli.data import read_data, read_epsilon
-    from sparsight.errors import InputError
-    from sparsight.networks import load
-    from sparsight.reports.text import percent
-    from sparsight.robust import Hardened, PixelClassifier, choose_attacks, evaluate
-    from sparsight.storage import save_report
-
-    if out is not None and out.is_dir():
-        raise InputError(f"{out} is a folder: give a file for the numbers")
-    radius, chosen = read_epsilon(epsilon), choose_attacks(attacks)
-    network = load(model, weights=weights, labels=labels, device=device)
-    classifier = PixelClassifier.of(network).eval()
-    if hardened is not None:
-        inner = hardened / "hardened"
-        folder = inner if (inner / "hardened.json").is_file() else hardened
-        classifier = Hardened.load(folder, network).classifier
-    with Display(quiet=as_json) as display:
-        images = read_data(data, truth, network, test=True, progress=display.step)
-        some = images if most is None else Subset(images, range(min(most, len(images))))
-        found = evaluate(
-            classifier, some, chosen, epsilon=radius, batch=batch, workers=workers, seed=seed,
-            progress=display.step,
-        )  # fmt: skip
-    told = {
-        "network": network.spec, "hardened": None if hardened is None else str(hardened),
-        **found.describe(),
-    }  # fmt: skip
-    if as_json:
-        emit_json(told)
-    else:
-        with display.aside() as console:
-            for name in found.right:
-                low, high = found.interval(name)
-                console.print(
-                    f"{name:10s} {percent(found.accuracy(name))} [{percent(low)}, "
-                    f"{percent(high)}], balanced {percent(found.balanced(name))}",
-                    soft_wrap=True, markup=False, highlight=False,
-                )  # fmt: skip
-    if out is not None:  # last: the numbers have been told if it cannot be written
-        save_report(out, "robustness", 1, told)

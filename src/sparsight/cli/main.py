@@ -10,6 +10,7 @@ import typer
 
 from sparsight import __version__
 from sparsight.cli.app import app_page
+from sparsight.cli.attack import attack
 from sparsight.cli.audit import audit
 from sparsight.cli.bench import bench_speed
 from sparsight.cli.blame import blame, blame_stats
@@ -19,7 +20,7 @@ from sparsight.cli.display import complain
 from sparsight.cli.explain import explain
 from sparsight.cli.federate import federate
 from sparsight.cli.gallery import gallery
-from sparsight.cli.harden import attack, harden
+from sparsight.cli.harden import harden
 from sparsight.cli.layers import layers
 from sparsight.cli.maps import bench_insertion, bench_trojan
 from sparsight.cli.models import models

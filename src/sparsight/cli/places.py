@@ -12,6 +12,7 @@ from sparsight.errors import InputError
 
 __all__ = [
     "case_names",
+    "check_file",
     "check_output",
     "check_report_file",
     "check_trace_folder",
@@ -98,6 +99,18 @@ def _check_writable(folder: Path, out: Path) -> None:
         raise InputError(f"cannot write to {out}: choose another folder with --out")
 
 
+def check_file(out: Path) -> None:
+    """Refuse a folder where a file is to be written, before any work is done.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a file in it with --out")
+
+
 def check_report_file(out: Path) -> None:
     """Refuse a place that cannot hold a report of a measurement, before any work is done.
 
@@ -106,8 +119,7 @@ def check_report_file(out: Path) -> None:
     InputError
         If it is anything but such a report, or cannot be written.
     """
-    if out.is_dir():
-        raise InputError(f"{out} is a folder: name a file in it with --out")
+    check_file(out)
     if out.exists():
         from sparsight.benchmarks import SpeedReport
 

@@ -112,11 +112,6 @@ def harden(
     objective = choose_objective(settings.objective, settings.attack, replays=settings.replays)
     digest = _digest(network, data, settings)
     facts = None if folder is None else _facts(folder, digest, overwrite=overwrite)
-    if facts is not None and facts["digest"] != digest:
-        raise InputError(
-            f"{folder} holds a hardening of another network, other images or settings: choose "
-            "another folder, or replace it (--overwrite)"
-        )
     part, apart = split(data, settings.validation, settings.seed)
     if min(len(part), settings.batch) < 2 * settings.devices:
         raise InputError(
@@ -236,14 +231,19 @@ def _digest(network: Network, data: Pixels, settings: HardenSettings) -> str:
 
 
 def _facts(folder: Path, digest: str, *, overwrite: bool) -> dict[str, Any] | None:
-    """Read how far the state in a folder is, but not of one that may be overwritten."""
+    """Read how far the state in a folder is; of one that is to be replaced, nothing."""
     try:
         facts = read_facts(folder)
+        if facts is not None and facts["digest"] != digest:
+            raise InputError(
+                f"{folder} holds a hardening of another network, other images or settings: choose "
+                "another folder, or replace it (--overwrite)"
+            )
     except InputError:
-        if overwrite:
-            return None
-        raise
-    return None if facts is not None and facts["digest"] != digest and overwrite else facts
+        if not overwrite:
+            raise
+        return None
+    return facts
 
 
 def _take(model: torch.nn.Module, best: Mapping[str, Tensor]) -> None:
