@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load
+from safetensors import safe_open
+from safetensors.torch import load, save_file
 from torch import nn
 
 from contracts import untouched
@@ -491,6 +492,26 @@ def test_a_state_stays_if_the_engine_is_not_there(
             engine="flower",
         )  # fmt: skip
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_test_set_of_the_clients_images_is_refused() -> None:
+    data = Pixels(network_of(), images_of(60))
+    with pytest.raises(InputError, match="test holds the images of clients"):
+        Federation.of(data, [list(range(60))], Pixels(network_of(), images_of(60)))
+
+
+def test_nothing_is_taken_from_a_damaged_state(tmp_path: Path) -> None:
+    settings = {"rounds": 1, "downlink": 0.5}
+    federate(network_of(), federation_of(), state=tmp_path, **settings)
+    file = tmp_path / "server.safetensors"
+    with safe_open(file, "pt") as held:
+        facts, names = json.loads(held.metadata()["facts"]), list(held.keys())
+        tensors = {name: held.get_tensor(name) for name in names}
+    save_file(tensors, file, {"facts": json.dumps(facts | {"accepted": [["none", 1]]})})
+    again = federate(
+        network_of(), federation_of(), state=tmp_path, overwrite=True, **settings
+    )  # fmt: skip
+    assert_same(again, federate(network_of(), federation_of(), **settings))
 
 
 def test_fewer_rounds_than_there_are_is_said(tmp_path: Path) -> None:

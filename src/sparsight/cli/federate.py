@@ -232,8 +232,6 @@ def federate(
         others = None
         if test is not None:
             others = read_data(test, truth, network, test=True, progress=display.step)
-            if others.digest() == images.digest():
-                raise InputError(f"{test} holds the images of clients: give --test others")
         parts = _parts(images.labels, clients, alpha, classes_each, seed)
         federation = Federation.of(images, parts, others, seed=seed, styles=styles)
         table = _Table(display, settings.rounds)

@@ -182,7 +182,8 @@ class Federation:
         Raises
         ------
         InputError
-            If a client has less than three images, or ``styles`` is out of range.
+            If a client has less than three images, ``styles`` is out of range, or ``test`` is the
+            same as ``data``.
         """
         if not 0 <= styles <= _STRONGEST:
             raise InputError(f"styles {styles:g}: give 0 to {_STRONGEST:g}, such as 0.3")
@@ -193,6 +194,11 @@ class Federation:
                 own = Styled(own, number, seed, styles)
             found.append(ClientData.of(own, seed + number))
         told = statistics(data.labels, parts)
-        others = test.digest() if isinstance(test, Pixels) else test and len(test)  # type: ignore[arg-type]
-        digest = f"{data.digest()} {[list(p) for p in parts]} {seed} {styles} {others}"
+        whole = data.digest()
+        others: Any = test and len(test)  # type: ignore[arg-type]
+        if isinstance(test, Pixels):
+            others = test.digest()
+            if others == whole:
+                raise InputError("test holds the images of clients: give others")
+        digest = f"{whole} {[list(p) for p in parts]} {seed} {styles} {others}"
         return cls(tuple(found), test, told, digest)

@@ -252,13 +252,14 @@ def _set_aside(folder: Path) -> None:
     """Move a state, and nothing else, into the folder ``former`` in its own."""
     former = folder / "former"
     former.mkdir(exist_ok=True)
-    for place in (former, folder):
-        for file in sorted(place.iterdir()):
-            if _OURS.fullmatch(file.name):
-                if place == former:
-                    file.unlink()
-                else:
-                    file.replace(former / file.name)
+    earlier, ours = (
+        [file for file in place.iterdir() if _OURS.fullmatch(file.name)]
+        for place in (former, folder)
+    )
+    for file in earlier:
+        file.unlink()
+    for file in ours:
+        file.replace(former / file.name)
 
 
 def _loop(

@@ -321,15 +321,18 @@ class Server:
             same = facts["digest"] == digest
             if same:
                 device = self.network.device
+                tensors, known = dict(self.tensors), dict(self.known)
                 for key, value in stored.items():
                     kind, _, name = key.partition("/")
                     if kind == "tensors":
-                        self.tensors[name] = value.to(device)
+                        tensors[name] = value.to(device)
                     else:
                         client, _, name = name.partition("/")
-                        self.known.setdefault(int(client), {})[name] = value.to(device)
-                self.accepted = {int(client): int(last) for client, last in facts["accepted"]}
+                        known.setdefault(int(client), {})[name] = value.to(device)
+                accepted = {int(client): int(last) for client, last in facts["accepted"]}
                 self.round, self.log = int(facts["round"]), list(facts["log"])
+                # Nothing is taken from a state that turns out to be damaged.
+                self.tensors, self.known, self.accepted = tensors, known, accepted
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise InputError(
                 f"the federation in {folder} is damaged: delete it and start again"
