@@ -60,9 +60,10 @@ class Amounts:
 
 
 AMOUNTS = {
-    "resnet56": Amounts(45, 4, 150),
+    "resnet56": Amounts(45, 3, 150),
     "vit_encoder": Amounts(12, 0, 150),
     "resnet18": Amounts(8, 0, 150),
+    "resnet50": Amounts(3, 0, 150),
 }
 
 Keep = Callable[[str, str, Any], None]

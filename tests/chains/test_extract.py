@@ -64,6 +64,18 @@ def test_learnt_gates_beat_their_beginning_and_chance(embedded, images):
     assert found["gates"] < 0.5 * found["random"]
 
 
+def test_the_best_chain_that_was_tried_is_kept(embedded, images):
+    found = {}
+    for seed in range(3):
+        for tries in (0, 1, 2):
+            chain = extract(
+                embedded, images, keep=0.15, steps=30, views=2, tries=tries, seed=seed, focus=0.0
+            )
+            found[seed, tries] = chain.kl
+        assert found[seed, 1] <= min(found[seed, 0], found[seed, 2]) + 1e-6
+    assert any(found[seed, 1] < found[seed, 0] - 1e-3 for seed in range(3))
+
+
 def test_published_settings_penalise_instead(embedded, images):
     weak = extract(embedded, images, settings=PUBLISHED, steps=40, rate=0.05, penalty=0.0)
     strong = extract(embedded, images, settings=PUBLISHED, steps=40, rate=0.05, penalty=0.1)

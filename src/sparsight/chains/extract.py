@@ -13,14 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from sparsight.chains.result import Chain
-from sparsight.chains.selectors import Scores, choose_selector
+from sparsight.chains.selectors import choose_selector, choose_units
 from sparsight.chains.settings import ChainSettings
-from sparsight.chains.tasks import Gated, Tasks
+from sparsight.chains.tasks import Tasks
 from sparsight.errors import InputError
 from sparsight.networks import Network
 from sparsight.storage import library_versions
 
-__all__ = ["answers_of", "choose_units", "extract", "extract_many"]
+__all__ = ["extract", "extract_many"]
 
 Images = Tensor | Sequence[str | Path | Image.Image | Tensor]
 
@@ -123,10 +123,10 @@ def extract_many(
         raise InputError(f"selector {selector!r} learns no gates: give the share of units to keep")
     kept, branches = choose_units(together.gated, scores, settings)
     gates = kept.float(), branches.float()
-    answers = answers_of(together, *gates, settings.chunk)
+    answers = together.answered(*gates, settings.chunk)
     scaled = answers
     if scores.gates:
-        scaled = answers_of(together, scores.units.clamp(0, 1), scores.branches, settings.chunk)
+        scaled = together.answered(scores.units.clamp(0, 1), scores.branches, settings.chunk)
     seconds, versions = time.perf_counter() - start, library_versions()
     found = []
     for number in range(len(together)):
@@ -161,34 +161,3 @@ def _prepare(network: Network, images: Images) -> Tensor:
         raise InputError("one image is no list of images: give a list, also of one")
     prepared = [network.prepare(image) for image in images]
     return torch.cat(prepared) if prepared else torch.zeros(0)
-
-
-def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple[Tensor, Tensor]:
-    """Make up one's mind: which units are kept, and which branches stay open.
-
-    Units of a closed branch are never kept; a branch that has units, and keeps none, is closed.
-
-    Returns
-    -------
-    tuple of Tensor
-        ``(tasks, units)`` and ``(tasks, branches)``, bool.
-    """
-    share = settings.keep
-    if share is None:
-        branches = scores.branches > settings.threshold
-        kept = gated.effective(scores.units > settings.threshold, branches)
-    else:
-        branches = scores.branches > 0.5
-        inside = gated.effective(torch.ones_like(scores.units, dtype=torch.bool), branches)
-        count = max(1, round(share * len(gated.units)))
-        ranked = torch.where(inside, scores.units, -torch.inf)
-        kept = torch.zeros_like(inside).scatter(1, ranked.topk(count, 1).indices, True) & inside
-    within = gated.within.to(kept.device)
-    held = (kept[:, None] & within).any(2)
-    return kept, branches & (held | ~within.any(1))
-
-
-def answers_of(tasks: Tasks, units: Tensor, branches: Tensor, chunk: int = 64) -> Tensor:
-    """Answer the images of sub-tasks, each with its gates ``(tasks, ...)``: ``(N, classes)``."""
-    own = tasks.task
-    return tasks.gated.answers(tasks.images, units[own], branches[own], chunk)

@@ -14,23 +14,24 @@ tells them apart would else be a small part of it. Instead of a penalty the shar
 open can be given (``keep``): then all :math:`a` are shifted by the number :math:`\theta` for which
 the gates sum up to it, through which gradients go as well. It begins at all gates and shrinks to
 ``keep`` half way, while the temperature falls and gates become what they are in a copy: open or
-closed.
+closed. From then on the copy is tried now and then and the best of them is kept: the last is often
+worse than one before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sparsight.chains.settings import ChainSettings
-from sparsight.chains.tasks import Tasks
+from sparsight.chains.tasks import Gated, Tasks
 from sparsight.errors import InputError, NumericalError
 from sparsight.traces.result import divergence
 
-__all__ = ["SELECTORS", "Scores", "choose_selector"]
+__all__ = ["SELECTORS", "Scores", "choose_selector", "choose_units"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,8 +62,33 @@ class Scores:
 
     units: Tensor
     branches: Tensor
-    losses: Tensor
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
     gates: bool = False
+
+
+def choose_units(gated: Gated, scores: Scores, settings: ChainSettings) -> tuple[Tensor, Tensor]:
+    """Make up one's mind: which units are kept, and which branches stay open.
+
+    Units of a closed branch are never kept; a branch that has units, and keeps none, is closed.
+
+    Returns
+    -------
+    tuple of Tensor
+        ``(tasks, units)`` and ``(tasks, branches)``, bool.
+    """
+    share = settings.keep
+    if share is None:
+        branches = scores.branches > settings.threshold
+        kept = gated.effective(scores.units > settings.threshold, branches)
+    else:
+        branches = scores.branches > 0.5
+        inside = gated.effective(torch.ones_like(scores.units, dtype=torch.bool), branches)
+        count = max(1, round(share * len(gated.units)))
+        ranked = torch.where(inside, scores.units, -torch.inf)
+        kept = torch.zeros_like(inside).scatter(1, ranked.topk(count, 1).indices, True) & inside
+    within = gated.within.to(kept.device)
+    held = (kept[:, None] & within).any(2)
+    return kept, branches & (held | ~within.any(1))
 
 
 def _plain(tasks: Tasks, units: Tensor) -> Scores:
@@ -153,6 +179,7 @@ def _learn(
     active = torch.ones(count, 1, dtype=torch.bool, device=device)
     losses: list[Tensor] = []
     views = tasks.views(settings)
+    best = _Best(tasks, settings)
 
     def gates(temperature: float, keep: float | None, drawn: Tensor | None) -> tuple[Tensor, ...]:
         branches = torch.sigmoid(c / temperature)
@@ -197,14 +224,40 @@ def _learn(
                 for value, old in zip((a, c), before, strict=True):
                     value.copy_(torch.where(active, value, old))
             losses.append(torch.where(active[:, 0], loss, torch.nan))
+            if settings.tries_at(step):
+                with torch.no_grad():
+                    best.see(*gates(*settings.schedule(step), None))
             active &= ~_settled(losses, settings)[:, None]
             progress("chain", step + 1, settings.steps)
             if not active.any():
                 break
     progress("chain", settings.steps, settings.steps)
     with torch.no_grad():
-        units, branches = gates(*settings.schedule(settings.steps - 1), None)
-    return Scores(units.detach(), branches.detach(), torch.stack(losses, 1).cpu(), gates=True)
+        best.see(*gates(*settings.schedule(settings.steps - 1), None))
+    return Scores(best.units, best.branches, torch.stack(losses, 1).cpu(), gates=True)
+
+
+class _Best:
+    """Keeps, for each sub-task, those of the gates seen whose copy answers its images best."""
+
+    def __init__(self, tasks: Tasks, settings: ChainSettings) -> None:
+        self._tasks, self._settings = tasks, settings
+        device = tasks.images.device
+        self._loss = torch.full((len(tasks), 1), torch.nan, device=device)
+        self.units = torch.zeros(len(tasks), len(tasks.gated.units), device=device)
+        self.branches = torch.zeros(len(tasks), len(tasks.gated.branches), device=device)
+
+    def see(self, units: Tensor, branches: Tensor) -> None:
+        """Try gates, ``(tasks, ...)``."""
+        tasks, settings = self._tasks, self._settings
+        kept, opened = choose_units(tasks.gated, Scores(units, branches), settings)
+        logits = tasks.answered(kept.to(units), opened.to(units), settings.chunk)
+        lost = _divergence(tasks.answers, logits, tasks.among[tasks.task], settings.focus)
+        loss = _averaged(tasks, lost[:, None])
+        better = ~(loss >= self._loss)  # the first always is
+        self._loss = torch.where(better, loss, self._loss)
+        self.units = torch.where(better, units, self.units)
+        self.branches = torch.where(better, branches, self.branches)
 
 
 def _settled(losses: list[Tensor], settings: ChainSettings) -> Tensor:

@@ -37,6 +37,9 @@ class ChainSettings:
     tolerance, window
         A sub-task stops when its mean loss over ``window`` steps differs by less from that over
         the ``window`` steps before. 0: never.
+    tries
+        Every so many steps of the second half the chain is tried as it would be copied, and the
+        best for the images is kept; 0: the last is. Where ``keep`` is none it always is.
     views
         Each image is learnt on so many random views of itself besides the image, one a step.
     seed
@@ -56,6 +59,7 @@ class ChainSettings:
     threshold: float = 0.1
     tolerance: float = 0.0
     window: int = 10
+    tries: int = 5
     views: int = 16
     seed: int = 0
     chunk: int = 64
@@ -80,9 +84,9 @@ class ChainSettings:
             raise InputError(f"focus {self.focus:g}: give a share in [0, 1]")
         if not 0 <= self.threshold < 1:
             raise InputError(f"threshold {self.threshold:g}: give one in [0, 1)")
-        for name, least in (("penalty", 0), ("layer_penalty", 0), ("tolerance", 0), ("views", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}: give {least} or more")
+        for name in ("penalty", "layer_penalty", "tolerance", "tries", "views"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}: give 0 or more")
         for name in ("window", "chunk"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
@@ -91,6 +95,11 @@ class ChainSettings:
     def settles(self) -> int:
         """Step from which the share of open gates stays."""
         return self.steps // 2 if self.keep is not None else 0
+
+    def tries_at(self, step: int) -> bool:
+        """Tell whether a chain is tried after a step."""
+        on = self.keep is not None and self.tries > 0 and step >= self.settles
+        return on and (step + 1) % self.tries == 0
 
     def schedule(self, step: int) -> tuple[float, float | None]:
         """Temperature, and share of open gates, at a step."""

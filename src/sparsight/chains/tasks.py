@@ -236,6 +236,10 @@ class Tasks:
         """Images of each sub-task, ``(tasks,)``."""
         return self.task.bincount()
 
+    def answered(self, units: Tensor, branches: Tensor, chunk: int) -> Tensor:
+        """Answer the images, those of each sub-task with its gates ``(tasks, ...)``."""
+        return self.gated.answers(self.images, units[self.task], branches[self.task], chunk)
+
     def parts(self, chunk: int) -> list[slice]:
         """Images that go through the network together."""
         return [slice(start, start + chunk) for start in range(0, len(self.images), chunk)]
