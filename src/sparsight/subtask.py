@@ -269,11 +269,6 @@ def _drawn(
     hidden = sum(kept for _, kept, _ in graph.layers) - len(nodes)
     if hidden:
         notes.append(f"{hidden} units that contribute less are left out.")
-    if graph.unnumbered:
-        notes.append(
-            f"No line leads to {len(graph.unnumbered)} of the layers: no single kernel leads to "
-            "heads and neurons, nor to where channels are joined or renumbered on the way."
-        )
     return ChainReport(
         classes=[network.label(number) for number in classes],
         network=network.spec,

@@ -4,48 +4,38 @@ The edge from unit *i* to unit *j* of a later layer has the weight
 
 .. math::
 
-    e_{ji} = \sum_k W_{jik} \, \frac{\partial z}{\partial W_{jik}}
-           = \sum_{n, p} \frac{\partial z}{\partial y_{jnp}} \, (W_{ji} * x_i)_{np} :
+    e_{ji} = \sum_{n, p} \frac{\partial z}{\partial y_{jnp}} \, s_i
+    \frac{\partial y_{jnp}}{\partial s_i} \Big|_{\text{direct}} :
 
-what passes through the kernel between them, times the gradient of what is asked about, *z*, the
-logit that each image is answered with. It is the activation-times-gradient contribution of that
-kernel. Where several layers add to one stream, the input channel is theirs together, and each of
-them gets the whole edge. Units contribute likewise, through the gate after their normalisation.
+what the output *y* of unit *j* has straight from unit *i*, through the gate *s* after it and no
+other layer with units between, times the gradient of what is asked about, *z*, the logit that each
+image is answered with. Between two convolutions with a ReLU it is the activation-times-gradient
+contribution of the kernel between them, :math:`\sum \partial z / \partial y_j \, (W_{ji} * x_i)`.
+Where several layers add to one stream, as residual blocks, attention heads and perceptrons do,
+each has its own part; what bends on the way is taken by its slope, as in edge attribution patching
+(Syed et al., 2023). Units contribute to the answer likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import networkx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
 from sparsight.errors import InputError
-from sparsight.networks import Network, shared_view
-from sparsight.networks.outputs import LogitsOnly
+from sparsight.networks import Network
+from sparsight.networks.recording import LayerCall, LayerInput, pad_input
 
 __all__ = ["ChainGraph", "Edge", "Node", "chain_graph"]
-
-_MIXES = {
-    getattr(owner, name)
-    for owner in (torch, torch.Tensor, F)
-    for name in (
-        "cat", "concat", "stack", "chunk", "split", "unbind", "transpose", "permute", "roll",
-        "movedim", "channel_shuffle", "pixel_shuffle", "view", "reshape", "__getitem__", "pad",
-        "fold", "unfold", "matmul", "bmm", "einsum", "scaled_dot_product_attention",
-        "multi_head_attention_forward",
-    )
-    if hasattr(owner, name)
-}  # fmt: skip
-"""Functions after which a channel need not be the one that it was."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A kernel between two nodes, by their numbers, and its contribution in each group."""
+    """What one node has straight from another, by their numbers: its contribution in each group."""
 
     source: int
     target: int
@@ -89,17 +79,12 @@ class ChainGraph:
         Title, units kept and units of every layer that keeps any.
     nodes, edges
         Those drawn; of each layer the units that contribute most.
-    unnumbered
-        Titles of drawn layers, but the first, to which no edge leads: heads and neurons read a
-        stream through no single kernel, and where channels are joined or renumbered on the way it
-        cannot be told which unit is read.
     """
 
     groups: tuple[str, ...]
     layers: tuple[tuple[str, int, int], ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
-    unnumbered: tuple[str, ...]
 
     def describe(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -119,7 +104,6 @@ class ChainGraph:
                 {"source": edge.source, "target": edge.target, "weights": list(edge.weights)}
                 for edge in self.edges
             ],
-            "unnumbered": list(self.unnumbered),
         }  # fmt: skip
 
     def write_graphml(self, file: str | Path) -> None:
@@ -192,158 +176,125 @@ def chain_graph(
     if len(groups) != len(images):
         raise InputError(f"{len(groups)} groups for {len(images)} images: give each image its own")
     names = tuple(dict.fromkeys(groups))
-    weights, kernels = [], []
-    for name in names:
-        own = images[torch.tensor([group == name for group in groups], device=images.device)]
-        units, passed = _contributions(gated, chain, own, chunk)
-        weights.append(units)
-        kernels.append(passed)
-    reads = _reads(gated, images[:1])
-    return _assemble(gated, chain, names, torch.stack(weights), kernels, reads, most)
+    asked = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)])
+    shares = torch.tensor([[float(group == name) for name in names] for group in groups])
+    shares = shares.double() / shares.sum(0)  # for means over the images of a group
+    parts = [slice(start, start + chunk) for start in range(0, len(images), chunk)]
+    units = torch.cat([_through(gated, chain, images[part], asked[part]) for part in parts])
+    layers, nodes = _nodes(gated, chain, shares.T @ units, most)
+    weights = torch.zeros(len(nodes), len(names), len(nodes), dtype=torch.float64)
+    places = [gated.units.index(node.title, node.number) for node in nodes]
+    for part in parts:
+        for number, passed in _direct(gated, chain, images[part], asked[part], nodes):
+            weights[number] += shares[part].T @ passed[:, places]
+    edges = tuple(
+        Edge(source, target, tuple(weights[target, :, source].tolist()))
+        for target, source in weights.any(1).nonzero().tolist()
+    )
+    return ChainGraph(names, layers, nodes, edges)
 
 
-def _contributions(
-    gated: Gated, chain: Chain, images: Tensor, chunk: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean contributions of units ``(units,)``, and of kernels ``(rows, columns)`` by layer."""
-    view = cast(LogitsOnly, shared_view(gated.network)).model
-    one = replace(gated, view=replace(gated.network, model=view))
-    matrices = {matrix.name: matrix for matrix in gated.plan.matrices}
-    held = {
-        m.parameter: view.get_parameter(m.parameter).requires_grad_() for m in matrices.values()
-    }
-    units = torch.zeros(len(gated.units), dtype=torch.float64)
-    sums = {name: torch.zeros_like(parameter) for name, parameter in held.items()}
-    for part in images.split(chunk):
-        gates, branches = (g.to(part.device).contiguous() for g in chain.gates(len(part)))
-        gates = gates.clone().requires_grad_()
-        with torch.enable_grad():
-            logits = one.logits(part, gates, branches)
-            asked = logits.gather(1, gated.network.logits(part).argmax(1)[:, None]).sum()
-        pulls = torch.autograd.grad(asked, [gates, *held.values()], allow_unused=True)
-        assert pulls[0] is not None
-        units += (pulls[0] * gates.detach()).sum(0).double().cpu()
-        for total, pull in zip(sums.values(), pulls[1:], strict=True):
-            if pull is not None:
-                total += pull
-    kernels = {}
-    for name, matrix in matrices.items():
-        product = sums[matrix.parameter] * held[matrix.parameter].detach()
-        packed = matrix.pack(product)
-        each = packed.reshape(*packed.shape[:2], -1, _positions(matrix.kind, product))
-        kernels[name] = each.sum(-1).double().cpu() / len(images)
-    return units / len(images), kernels
+def _gates(chain: Chain, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Gates of a chain for each image, with gradients for those of units."""
+    exact = torch.promote_types(images.dtype, torch.float32)
+    units, branches = (gates.to(images.device, exact) for gates in chain.gates(len(images)))
+    return units.clone().requires_grad_(), branches
 
 
-def _positions(kind: str, parameter: Tensor) -> int:
-    return parameter[0, 0].numel() if kind == "conv" else 1
+def _through(gated: Gated, chain: Chain, images: Tensor, asked: Tensor) -> Tensor:
+    """Contribution of each unit to the logit asked about of each image, ``(N, units)``."""
+    units, branches = _gates(chain, images)
+    with torch.enable_grad():
+        logits = gated.logits(images, units, branches).gather(1, asked[:, None])
+        (pull,) = torch.autograd.grad(logits.sum(), units)
+    return (pull * units.detach()).double().cpu()
 
 
-class _Sources(TorchFunctionMode):
-    """Tells from which layers a tensor comes with its channels numbered as they were."""
-
-    def __init__(self, by_weight: Mapping[int, str]) -> None:
-        super().__init__()
-        self.reads: dict[str, frozenset[str]] = {}
-        self._by_weight = by_weight
-        self._from: dict[int, frozenset[str]] = {}
-        self._held: list[Tensor] = []
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, Tensor)]
-        layers = [self._by_weight[id(one)] for one in given if id(one) in self._by_weight]
-        found: frozenset[str] = frozenset()
-        flat = isinstance(output, Tensor) and output.ndim == 2
-        if given and (func not in _MIXES or (flat and func not in _JOINS)):
-            found = found.union(*(self._from.get(id(one), frozenset()) for one in given))
-        for layer in layers:
-            self.reads[layer] = self._from.get(id(given[0]), frozenset())
-            found = frozenset([layer])
-        for made in [output] if isinstance(output, Tensor) else []:
-            self._from[id(made)] = found
-            self._held.append(made)
-        return output
-
-
-_JOINS = {torch.cat, torch.concat, torch.stack}
-
-
-def _reads(gated: Gated, x: Tensor) -> dict[str, frozenset[str]]:
-    """Tell which layers each layer reads from, as far as channels keep their numbers."""
-    parameters = {
-        m.name: gated.network.model.get_parameter(m.parameter) for m in gated.plan.matrices
-    }
-    watch = _Sources({id(parameter): name for name, parameter in parameters.items()})
-    with torch.no_grad(), watch:
-        gated.network(x)
-    return watch.reads
-
-
-def _assemble(
-    gated: Gated,
-    chain: Chain,
-    names: tuple[str, ...],
-    weights: Tensor,
-    kernels: Sequence[Mapping[str, Tensor]],
-    reads: Mapping[str, frozenset[str]],
-    most: int,
-) -> ChainGraph:
-    """Choose the nodes, and find the kernels between them."""
+def _nodes(
+    gated: Gated, chain: Chain, weights: Tensor, most: int
+) -> tuple[tuple[tuple[str, int, int], ...], tuple[Node, ...]]:
+    """Choose the layers and units that are drawn, by contributions ``(groups, units)``."""
     nodes: list[Node] = []
-    drawn: dict[str, dict[int, int]] = {}
     layers: list[tuple[str, int, int]] = []
-    parts = gated.units.split(weights).values()
-    for group, own, kept in zip(
-        gated.units.groups, parts, gated.units.split(chain.kept).values(), strict=True
+    for (group, own), kept in zip(
+        gated.units.pieces(weights), gated.units.split(chain.kept).values(), strict=True
     ):
         if not kept.any():
             continue
         strength = torch.where(kept, own.abs().amax(0), -1.0)
         chosen = strength.argsort(descending=True, stable=True)[: min(most, int(kept.sum()))]
-        for number in chosen.tolist():
-            drawn.setdefault(group.title, {})[number] = len(nodes)
-            of_groups = tuple(float(w) for w in own[:, number])
-            nodes.append(Node(len(layers), group.title, number, of_groups))
+        nodes += [
+            Node(len(layers), group.title, number, tuple(own[:, number].tolist()))
+            for number in chosen.tolist()
+        ]
         layers.append((group.title, int(kept.sum()), group.count))
-    edges = list(_edges(gated, drawn, kernels, reads))
-    reached = {nodes[edge.target].title for edge in edges}
-    alone = tuple(title for title, _, _ in layers[1:] if title not in reached)
-    return ChainGraph(names, tuple(layers), tuple(nodes), tuple(edges), alone)
+    return tuple(layers), tuple(nodes)
 
 
-def _edges(
-    gated: Gated,
-    drawn: Mapping[str, Mapping[int, int]],
-    kernels: Sequence[Mapping[str, Tensor]],
-    reads: Mapping[str, frozenset[str]],
-) -> Iterator[Edge]:
-    counts = {group.title: group.count for group in gated.units.groups}
-    for matrix in gated.plan.matrices:
-        targets = drawn.get(matrix.name, {})
-        for source in sorted(reads.get(matrix.name, ())):
-            sources = drawn.get(source, {})
-            each = [layer[matrix.name] for layer in kernels]
-            columns = each[0].shape[2]
-            width = columns * matrix.groups
-            if not sources or not targets or width % counts[source]:
-                continue
-            positions = width // counts[source]  # more than one where a plane was flattened
-            for number, target in targets.items():
-                block, row = divmod(number, matrix.rows)
-                for unit, origin in sources.items():
-                    place = unit * positions - block * columns
-                    if not 0 <= place < columns:
-                        continue  # another group's
-                    part = tuple(
-                        float(kernel[block, row, place : place + positions].sum())
-                        for kernel in each
-                    )
-                    if any(part):
-                        yield Edge(origin, target, part)
+def _direct(
+    gated: Gated, chain: Chain, images: Tensor, asked: Tensor, nodes: Sequence[Node]
+) -> Iterator[tuple[int, Tensor]]:
+    """Find what nodes have straight from each unit, ``(N, units)``, with the node's number.
+
+    One pass tells how the logit asked about depends on what layers give. In another, what a layer
+    reads depends on gates, but not on what other layers read.
+    """
+    rows = {
+        group.title: [part for part in group.parts if part.axis == "rows"]
+        for group in gated.units.groups
+    }
+    needed = {part.matrix.name for node in nodes for part in rows[node.title]}
+    calls: dict[str, list[LayerCall]] = defaultdict(list)
+    reads: dict[str, list[LayerInput]] = defaultdict(list)
+
+    def keep(call: LayerCall) -> None:
+        if call.matrix.name in needed:
+            calls[call.matrix.name].append(call)
+
+    def cut(use: LayerInput) -> Tensor:
+        if use.matrix.name in needed:
+            reads[use.matrix.name].append(use)
+        return use.input.detach()
+
+    units, branches = _gates(chain, images)
+    with torch.enable_grad():
+        logits = gated.logits(images, units, branches, on_call=keep).gather(1, asked[:, None])
+        made = [c.output for own in calls.values() for c in own if c.output.requires_grad]
+        found = torch.autograd.grad(logits.sum(), made, allow_unused=True) if made else ()
+        pulls = {id(output): pull for output, pull in zip(made, found, strict=True)}
+        gated.logits(images, units, branches, on_read=cut)
+        for number, node in enumerate(nodes):
+            outputs, along = [], []
+            for part in rows[node.title]:
+                first, name = part.start + node.number * part.size, part.matrix.name
+                lines = slice(first, first + part.size)
+                for use, call in zip(reads[name], calls[name], strict=True):
+                    pull = pulls.get(id(call.output))
+                    if pull is not None and use.input.requires_grad:
+                        outputs.append(_lines(gated, use, lines))
+                        along.append(_lines_of(use, pull, lines))
+            if outputs:
+                (passed,) = torch.autograd.grad(
+                    outputs, units, along, retain_graph=True, allow_unused=True
+                )
+                if passed is not None:
+                    yield number, (passed * units.detach()).double().cpu()
+
+
+def _lines(gated: Gated, use: LayerInput, lines: slice) -> Tensor:
+    """Compute some of the outputs of a layer anew, without its bias, from what it read."""
+    matrix = use.matrix
+    weight = gated.view.model.get_parameter(matrix.parameter).detach()
+    if use.geometry is None:
+        return F.linear(use.input, matrix.pack(weight)[0, lines])
+    x, geometry = use.planar()
+    width = x.shape[1] // matrix.groups
+    block = lines.start // matrix.rows  # filters are drawn one by one
+    own = pad_input(x[:, block * width : (block + 1) * width], geometry)
+    kernel = weight[lines].reshape(-1, width, *geometry.kernel)
+    return F.conv2d(own, kernel, None, geometry.stride, 0, geometry.dilation)
+
+
+def _lines_of(use: LayerInput, pull: Tensor, lines: slice) -> Tensor:
+    """Take the gradient of some of the outputs of a layer."""
+    return pull[..., lines] if use.geometry is None else use.planar_output(pull)[:, lines]

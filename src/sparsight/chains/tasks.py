@@ -15,6 +15,7 @@ from sparsight.networks import Network, Units, shared_view
 from sparsight.networks.branches import Branch, branches_of
 from sparsight.networks.gates import Gates, switched_at
 from sparsight.networks.outputs import LogitsOnly
+from sparsight.networks.recording import LayerCall, LayerInput
 from sparsight.networks.watching import PassPlan, require_apart
 from sparsight.traces.augment import Augmentation
 
@@ -99,7 +100,15 @@ class Gated:
         require_apart(network, open_gates, logits, "its gates change it even where all are open")
         return found
 
-    def logits(self, images: Tensor, units: Tensor, branches: Tensor) -> Tensor:
+    def logits(
+        self,
+        images: Tensor,
+        units: Tensor,
+        branches: Tensor,
+        *,
+        on_read: Callable[[LayerInput], Tensor | None] | None = None,
+        on_call: Callable[[LayerCall], None] | None = None,
+    ) -> Tensor:
         """Answer images, each with gates of its own.
 
         Parameters
@@ -108,9 +117,11 @@ class Gated:
             ``(N, C, H, W)``.
         units, branches
             ``(N, units)`` and ``(N, branches)``, 1 where everything is as it was.
+        on_read, on_call
+            See :meth:`sparsight.networks.gates.Gates.applied`.
         """
         gates = Gates(self.units, units, self.plan, branches=self.branches, open=branches)
-        with gates.applied(self.view.model):
+        with gates.applied(self.view.model, on_read=on_read, on_call=on_call):
             return self.view(images)
 
     def answers(self, images: Tensor, units: Tensor, branches: Tensor, chunk: int) -> Tensor:

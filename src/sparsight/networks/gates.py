@@ -17,8 +17,9 @@ gradients for the gates. No weight is copied or changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from weakref import ref
 
 from torch import Tensor, nn
@@ -101,14 +102,39 @@ class Gates:
             del self._gates[key]
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """Gate the network that runs inside the block, once."""
+    def applied(
+        self,
+        model: nn.Module,
+        *,
+        on_read: Callable[[LayerInput], Tensor | None] | None = None,
+        on_call: Callable[[LayerCall], None] | None = None,
+    ) -> Iterator[None]:
+        """Gate the network that runs inside the block, once.
+
+        Parameters
+        ----------
+        model
+            The network.
+        on_read
+            Called with what each layer of the units reads, before it is switched; what it returns,
+            unless nothing, is read instead.
+        on_call
+            Called with each use of these layers, before its output is switched.
+        """
+
+        def edit_input(use: LayerInput) -> Tensor | None:
+            other = None if on_read is None else on_read(use)
+            if other is not None:
+                use = replace(use, input=other)
+            switched = self._edit_input(use)
+            return other if switched is None else switched
+
         with ExitStack() as stack:
             if self._open is not None:
                 stack.enter_context(BranchGates(self._branches, self._open))
             recording = Recording(
-                model, self.plan.matrices,
-                edit_input=self._edit_input, edit_output=self._edit_output,
+                model, self.plan.matrices, on_call,
+                edit_input=edit_input, edit_output=self._edit_output,
             )  # fmt: skip
             stack.enter_context(recording)
             stack.enter_context(Normalisations(model, self.plan.norms, self._edit_norm))
