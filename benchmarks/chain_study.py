@@ -7,9 +7,9 @@ of the same classes, and on images of other classes, beside random, heavy and co
 (as many in every layer), the units that contribute most, what the chain leaves out, and one
 constant answer. ImageNet photographs here are too few for each class: there, a sub-task is to tell
 two groups of classes apart, such as dogs and birds. Settings were chosen on the ResNet-20. Networks
-and images are those of the shared data folder beside the checkout; what is absent is left out and
-said so. Each row is kept in ``benchmarks/results/chains.json`` as soon as it is measured, and not
-measured again.
+and images are those of the shared data folder beside the checkout, and two networks of rendered
+scenes (``benchmarks/chain_networks.py``); what is absent is left out and said so. Each row is kept
+in ``benchmarks/results/chains.json`` as soon as it is measured, and not measured again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chain_networks import HOME, RECIPES, network_of
 from chain_table import PAGE, table
-from overlap import CIFAR, IMAGENET, cifar, imagenet
+from overlap import CIFAR, IMAGENET, Labelled, cifar, imagenet
 from sparsight.chains import Chain, Selection, constant_answer, controls, extract, judge
 from sparsight.chains.tasks import Gated
+from sparsight.datasets.scenes import SceneDataset
+from sparsight.networks import Network
 from tables import kept, stages, write_table
+from train_embedded import TEST_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "chains.json"
@@ -39,6 +43,7 @@ KEEP = 0.05
 SIZES = (0.02, 0.1, 0.2, 0.4)
 IMAGES = (1, 2, 5, 20)
 SEEDS = 3
+IMAGENETS = ("resnet18", "resnet50")
 GROUPS = {
     "birds": ((7, 24), (80, 100), (127, 146)),
     "dogs": ((151, 268),),
@@ -64,35 +69,45 @@ AMOUNTS = {
     "vit_encoder": Amounts(12, 0, 150),
     "resnet18": Amounts(8, 0, 150),
     "resnet50": Amounts(3, 0, 150),
+    "scenes_vgg19": Amounts(12, 2, 150),
+    "scenes_vit": Amounts(12, 2, 150),
 }
 
 Keep = Callable[[str, str, Any], None]
 Progress = Callable[[str, int, int], None]
 
 
+def scenes(name: str, most: int) -> tuple[Network, list[Labelled]]:
+    """One of the networks of scenes, and scenes that it was not trained on."""
+    data = SceneDataset(most, seed=TEST_SEED + 50_000)
+    rendered = (data.scene(number) for number in range(most))
+    return network_of(name), [(scene.picture(), scene.label) for scene in rendered]
+
+
+CIFAR_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
+
+
 class Pool:
     """Images of a network by class, or by group of classes."""
 
     def __init__(self, name: str) -> None:
-        small = name in ("resnet20", "resnet56", "vit_encoder")
-        self.network, pairs = (cifar if small else imagenet)(name, 5000 if small else 1000)
-        labels = [label for _, label in pairs]
-        self.groups: list[list[int]] = [[label] for label in range(10)]
-        self.names = list(self.network.labels)
-        if not small:
+        if name in IMAGENETS:
+            self.network, self.pairs = imagenet(name, 1000)
+            self.names = list(GROUPS)
             self.groups = [
                 [i for low, high in ranges for i in range(low, high + 1)]
                 for ranges in GROUPS.values()
             ]
-            self.names = list(GROUPS)
         else:
-            self.names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse",
-                          "ship", "truck"]  # fmt: skip
+            self.network, self.pairs = scenes(name, 2000) if name in RECIPES else cifar(name, 5000)
+            self.names = list(self.network.labels if name in RECIPES else CIFAR_CLASSES)
+            self.groups = [[label] for label in range(len(self.names))]
         self.of_group = [
-            [number for number, label in enumerate(labels) if label in group]
+            [number for number, (_, label) in enumerate(self.pairs) if label in group]
             for group in self.groups
         ]
-        self.pairs = pairs
 
     def images(self, numbers: Iterable[int]) -> Tensor:
         """Prepare images."""
@@ -201,13 +216,20 @@ def overlap_of(pool: Pool, groups: tuple[int, int], steps: int) -> dict[str, flo
     return {name: mean(values) for name, values in among.items()}
 
 
+def needed(name: str) -> Path:
+    """Tell what there must be to measure a network."""
+    if name in RECIPES:
+        return HOME / f"{name}.safetensors"
+    return IMAGENET if name in IMAGENETS else CIFAR
+
+
 def measure(
     name: str, parts: Sequence[str], kept: dict[str, Any], keep: Keep, progress: Progress
 ) -> None:
     """Measure what is missing of a network."""
-    folder = CIFAR if name in ("resnet20", "resnet56", "vit_encoder") else IMAGENET
-    if not folder.is_dir():
-        print(f"{name}: no data beside the checkout")
+    need = needed(name)
+    if not need.exists():
+        print(f"{name}: left out, as {need} is not there")
         return
     amounts, pool = AMOUNTS[name], Pool(name)
     gated = Gated.of(pool.network, pool.images([0]))

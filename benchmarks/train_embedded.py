@@ -17,7 +17,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -98,22 +98,42 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(images.float(), (4, 4, 4, 4), "reflect")[..., dy : dy + 64, dx : dx + 64]
 
 
+def small_resnet() -> nn.Module:
+    """Build the embedded network, untrained."""
+    return SmallResNet(len(CLASSES))
+
+
 def train(
-    images: Tensor, labels: Tensor, normalize: nn.Module, epochs: int, seed: int
-) -> SmallResNet:
-    """Train from scratch: SGD with momentum and one cosine cycle, in bfloat16 where it helps."""
+    images: Tensor,
+    labels: Tensor,
+    normalize: nn.Module,
+    epochs: int,
+    seed: int,
+    build: Callable[[], nn.Module] = small_resnet,
+    adam: float = 0.0,
+) -> nn.Module:
+    """Train from scratch in one cosine cycle, in bfloat16 where it helps.
+
+    By SGD with momentum, or by AdamW at the rate ``adam`` if there is one.
+    """
     torch.manual_seed(seed)  # the layers' initial weights know no other source
     generator = torch.Generator().manual_seed(seed)
-    model = SmallResNet(len(CLASSES)).to(memory_format=torch.channels_last)
+    model = build().to(memory_format=torch.channels_last)
     batch = 128
     steps = epochs * (len(images) // batch)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}],
-        lr=0.15, momentum=0.9, nesterov=True,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.15, steps, pct_start=0.15)
+    groups = [
+        {"params": decay, "weight_decay": 0.05 if adam else 5e-4},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    rate = adam or 0.15
+    optimizer: torch.optim.Optimizer
+    if adam:
+        optimizer = torch.optim.AdamW(groups, lr=rate)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.15)
     for epoch in range(epochs):
         model.train()
         started, total = time.perf_counter(), 0.0
