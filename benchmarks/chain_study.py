@@ -65,10 +65,10 @@ class Amounts:
 
 
 AMOUNTS = {
-    "resnet56": Amounts(45, 3, 150),
-    "vit_encoder": Amounts(12, 0, 150),
-    "resnet18": Amounts(8, 0, 150),
-    "resnet50": Amounts(3, 0, 150),
+    "resnet56": Amounts(45, 2, 150),
+    "vit_encoder": Amounts(12, 2, 150),
+    "resnet18": Amounts(3, 0, 150),
+    "resnet50": Amounts(1, 0, 150),
     "scenes_vgg19": Amounts(12, 2, 150),
     "scenes_vit": Amounts(12, 2, 150),
 }
