@@ -106,6 +106,7 @@ blame: $(STAMP)  ## Check blame: units off, neighbours, mending, Trojans; how lo
 	$(BIN)/python benchmarks/blame_speed.py
 
 chains: $(STAMP)  ## Extract chains of two-class sub-tasks and compare them; how long a step takes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/chain_networks.py
 	$(BIN)/python benchmarks/chain_study.py
 	$(BIN)/python benchmarks/chain_speed.py
 
