@@ -34,7 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "augmentations 8": {"augmentations": 8},
     "augmentations 16": {"augmentations": 16},
     "augmentations 32": {"augmentations": 32},
-    "augmentations 128": {"augmentations": 128},
     "hidden 0.4": {"augmentations": Augmentation(count=64, hidden=0.4)},
     "hidden 0.75": {"augmentations": Augmentation(count=64, hidden=0.75)},
     "focus 0": {"focus": 0.0},

@@ -19,7 +19,8 @@ from sparsight.benchmarks import SpeedReport, measure_speed, noise_image, peak_m
 from sparsight.benchmarks.machine import Stopwatch, describe_machine
 from sparsight.errors import InputError, NetworkError
 from sparsight.networks import Network, load
-from sparsight.traces import SOLVERS
+from sparsight.traces import SOLVERS, trace
+from sparsight.traces.options import most_views, positions_for
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +101,22 @@ def test_everything_in_turn(net: Network, called: list[Any]) -> None:
 
 def test_the_default_trace_is_not_timed_twice(net: Network, called: list[Any]) -> None:
     found = measure_speed(net, noise_image(), repeats=1, published=0, sparsity=0.9)
-    assert list(found.seconds) == ["forward", "fastest forward", "trace"]
-    assert [options for _, options in called] == [{"seed": 0, "sparsity": 0.9}] * 2
+    assert list(found.seconds) == ["forward", "fastest forward", "trace", "trace of all views"]
+    default = {"seed": 0, "sparsity": 0.9}
+    every = {**default, "augmentations": 64, "positions": 8 * 56}
+    assert [options for _, options in called] == [default, default, every]
     assert found.settings["sparsity"] == 0.9
     assert found.image == "image, 500 x 375 pixels"
-    assert list(found.ratios) == ["trace over forward", "trace over fastest forward"]
+    assert list(found.ratios) == [
+        "trace over forward", "trace over fastest forward", "trace of all views over forward",
+    ]  # fmt: skip
+
+
+def test_so_many_positions_use_so_many_views(net: Network) -> None:
+    for views in (20, 64):
+        found = trace(net, noise_image(), augmentations=views, positions=positions_for(views))
+        assert found.settings["views_used"] == views
+    assert most_views(positions_for(64)) == 64
 
 
 def test_forward_passes_are_of_the_views_in_batches(

@@ -197,10 +197,11 @@ def test_costs_sum_squared_inputs_times_squared_gradients(model: type[nn.Module]
         torch.testing.assert_close(observed.cost(net, matrix), expected[matrix.name])
 
 
-def test_one_class_has_nothing_to_be_mistaken_for() -> None:
+def test_one_output_means_nothing_to_a_trace_and_is_refused() -> None:
     net = wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 1)))
-    found = trace(net, torch.randn(1, 3, 8, 8), augmentations=8)
-    assert (found.kl, found.settings["level"]) == (0.0, network_rule("auto").levels[0])
+    for sparsity in ("auto", "network:0.5"):
+        with pytest.raises(UnsupportedError, match="one output"):
+            trace(net, torch.randn(1, 3, 8, 8), augmentations=8, sparsity=sparsity)
 
 
 class InPlace(nn.Module):

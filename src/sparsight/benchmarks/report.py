@@ -19,6 +19,8 @@ _RATIOS = [
     ("trace", "forward"),
     ("trace", "fastest forward"),
     ("published", "trace"),
+    ("trace of all views", "forward"),
+    ("published", "trace of all views"),
     ("published", "default trace"),
 ]
 

@@ -23,10 +23,12 @@ from sparsight.networks import Network, open_image
 from sparsight.networks.preprocessing import to_unit
 from sparsight.storage import library_versions
 from sparsight.traces import SOLVERS, Augmentation, Sparsity, Trace, trace
+from sparsight.traces.options import positions_for
 
 __all__ = ["check_solvers", "measure_speed", "noise_image"]
 
 _SHOWN = 3
+_ALL_AT_ONCE = 256  # views that a trace holds at the same time
 _MOST = nextafter(1.0, 0.0)  # a trace may drop a layer whole, a solver is never asked to
 _RANDOM = (
     "weights are random: answers mean nothing, and a sparsity that goes by answers may be found "
@@ -273,6 +275,10 @@ def _subjects(
         subjects["trace"] = default
     else:
         subjects |= {"trace": partial(default, augmentations=count), "default trace": default}
+    if first.settings["views_used"] < count <= _ALL_AT_ONCE:
+        subjects["trace of all views"] = partial(
+            default, augmentations=count, positions=positions_for(count)
+        )
     for solver in solvers:
         if solver != first.settings["solver"]:
             subjects[f"solver {solver}"] = partial(

@@ -103,7 +103,7 @@ SeedOption = Annotated[
 ChunkOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Images per pass, if memory is short; chosen if not given.",
+        min=1, help="Images per pass of the dense network; chosen if not given.",
         rich_help_panel=_TRACE,
     ),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from sparsight.cli.places import file_digest
 from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, load, open_image, weight_matrices
 from sparsight.traces import Trace, allocate, trace
-from sparsight.traces.engine import check_solver
+from sparsight.traces.options import check_solver
 from sparsight.traces.pruning import Progress
 
 __all__ = ["ExplainSettings", "TraceSettings", "named"]

@@ -121,6 +121,7 @@ def overlay(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Modu
             )
     overlaid = {id(named[name]) for name in tensors}
     snapshot = _Snapshot(model)
+    torch.clear_autocast_cache()  # it knows copies of the values before by the same parameters
     try:
         for parameter in snapshot.parameters:
             parameter.grad = None
@@ -130,6 +131,7 @@ def overlay(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Modu
         yield model
     finally:
         snapshot.restore()
+        torch.clear_autocast_cache()
     changed = _changed(model, snapshot, overlaid)
     if changed:
         raise NetworkError(

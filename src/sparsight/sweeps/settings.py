@@ -9,8 +9,8 @@ from typing import Any
 from sparsight.attribution import choose_methods
 from sparsight.errors import InputError
 from sparsight.traces import COMPENSATED, DEFAULT_SPARSITY, Sparsity
-from sparsight.traces.engine import check_solver
 from sparsight.traces.many import TraceOptions
+from sparsight.traces.options import check_solver
 
 __all__ = ["DO", "KEEP", "SweepSettings"]
 

@@ -149,10 +149,10 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
     {'0': 0.5, '1': 0.9}
     """
     names = [matrix.name for matrix in matrices]
-    if not names:
-        return {}
+    if isinstance(sparsity, str):
+        sparsity = PRESETS.get(sparsity, sparsity)
     if isinstance(sparsity, Mapping):
-        return dict(zip(names, _by_pattern(sparsity, names), strict=True))
+        return dict(zip(names, _by_pattern(sparsity, names), strict=True)) if names else {}
     if isinstance(sparsity, str):
         if sparsity.startswith("ramp:"):
             top = _ratio(sparsity.removeprefix("ramp:"), "of the ramp")
@@ -162,8 +162,6 @@ def allocate(sparsity: Sparsity, matrices: Sequence[WeightMatrix]) -> dict[str, 
             ratio = _ratio(sparsity.removeprefix("late:"), "of the late layers")
             first = len(names) - ceil(len(names) / 3)
             return {name: ratio * (index >= first) for index, name in enumerate(names)}
-        if sparsity in PRESETS:
-            return dict(zip(names, _by_pattern(PRESETS[sparsity], names), strict=True))
         if not sparsity.replace(".", "").replace("-", "").isdigit():
             raise InputError(
                 f"unknown sparsity {sparsity!r}: give auto, network:NUMBER, a number in [0, 1) for "

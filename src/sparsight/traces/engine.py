@@ -7,40 +7,31 @@ these so that the network still answers the same. The result is kept apart from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, overlay
 from sparsight.storage import library_versions
-from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity, network_rule
+from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.observe import Sampling
+from sparsight.traces.options import COMPENSATED, HELD_OUT, POSITIONS, Options, most_views
 from sparsight.traces.plan import make_plan
-from sparsight.traces.precision import run_in
+from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
 from sparsight.traces.result import LayerTrace, Trace
-from sparsight.traces.solvers import SOLVERS
 from sparsight.traces.solvers.patterns import parse_pattern
 from sparsight.traces.views import describe_views, make_views
 
-__all__ = ["COMPENSATED", "POSITIONS", "check_solver", "most_views", "trace", "trace_at"]
-
-COMPENSATED = "compensated"
-"""The solver that works front to back, see :mod:`sparsight.traces.compensate`."""
-
-POSITIONS = 256
-"""Positions per layer that it fits on by default."""
+__all__ = ["trace", "trace_at"]
 
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
 _SCORED = 16  # images whose gradients say which weights matter
-_DAMPING, _PUBLISHED_DAMPING = 0.3, 0.01
-_PER_VIEW = 8  # positions: at fewer of them another view adds work and memory but no insight
-_HELD_OUT = 8  # views that are answered but not fitted on, if there are four times as many
 
 
 def trace(
@@ -122,9 +113,11 @@ def trace(
     NetworkError
         Network in training mode.
     UnsupportedError
-        A layer whose weights are computed on the fly; an answer without a gradient.
+        A layer whose weights are computed on the fly; an answer without a gradient; fewer than two
+        classes.
     NumericalError
-        NaN in the network's answer, or a layer that cannot be solved (named).
+        NaN in the network's answer to the sample or to a view, or a layer that cannot be solved
+        (named).
 
     Examples
     --------
@@ -135,7 +128,7 @@ def trace(
     >>> round(found.sparsity, 1), found.agrees
     (0.9, True)
     """
-    options = _Options(
+    options = Options(
         augmentations, solver, target, seed, damping, focus, positions, pattern, precision, stem,
         chunk, progress,
     )  # fmt: skip
@@ -185,67 +178,37 @@ def trace_at(
             f"solver {solver!r} works front to back and shares nothing between sparsities: choose "
             "another, such as sparsegpt, or make one trace after another"
         )
-    options = _Options(augmentations, solver, seed=seed, stem=stem, progress=progress)
+    options = Options(augmentations, solver, seed=seed, stem=stem, progress=progress)
     return _traces(network, image, sparsities, options)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """Those of :func:`trace`, checked as far as they can be without a network."""
-
-    augmentations: int | Augmentation | Tensor
-    solver: str
-    target: int | None = None
-    seed: int = 0
-    damping: float | None = None
-    focus: float = 0.5
-    positions: int = POSITIONS
-    pattern: str = "weight"
-    precision: str = "full"
-    stem: bool = False
-    chunk: int | None = None
-    progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.pull < float("inf"):
-            raise InputError(f"damping {self.damping} must be positive")
-        if not 0 <= self.focus <= 1:
-            raise InputError(f"focus {self.focus} is out of range: it must lie in [0, 1]")
-        if self.positions < 1:
-            raise InputError(f"{self.positions} positions: at least one per layer is needed")
-
-    @property
-    def recipe(self) -> Augmentation | Tensor:
-        """Views as drawn: a number of them means the published recipe."""
-        given = self.augmentations
-        return Augmentation(count=given) if isinstance(given, int) else given
-
-    @property
-    def pull(self) -> float:
-        """Damping as used."""
-        if self.damping is not None:
-            return self.damping
-        return _DAMPING if self.solver == COMPENSATED else _PUBLISHED_DAMPING
-
-
-def most_views(positions: int) -> int:
-    """Say how many views ``compensated`` uses, if there are as many."""
-    return max(1, positions // _PER_VIEW) + _HELD_OUT
 
 
 def _traces(
     network: Network,
     image: Image.Image | str | Path | Tensor,
     sparsities: Sequence[Sparsity],
-    options: _Options,
+    options: Options,
 ) -> list[Trace]:
-    rules = [check_solver(options.solver, sparsity, options.pattern) for sparsity in sparsities]
-    network.require_eval()
-    run_in(options.precision, network.device)
+    rules = options.check(network, sparsities)
+    with in_full(network.device):  # whatever the caller is in
+        return _made(network, image, list(zip(sparsities, rules, strict=True)), options)
+
+
+def _made(
+    network: Network,
+    image: Image.Image | str | Path | Tensor,
+    asked: Sequence[tuple[Sparsity, Rule | None]],
+    options: Options,
+) -> list[Trace]:
+    sparsities, rules = zip(*asked, strict=True)
     clock = Clock()
     x = network.prepare(image)
     plan = make_plan(network, x)
     classes, target = len(plan.logits), options.target
+    if classes < 2:
+        raise UnsupportedError(
+            f"network {network.spec!r} has one output, and a trace explains a class against "
+            "others: wrap it so that it gives a logit for each of two classes"
+        )
     if target is None:
         target = int(plan.logits.argmax())
     elif not 0 <= target < classes:
@@ -257,7 +220,15 @@ def _traces(
     recipe = options.recipe
     views = make_views(network, image, x, recipe, options.seed, most)
     clock.lap("augment")
-    candidates = plan.order if options.stem else plan.order[1:]
+    within = plan.order if options.stem else plan.order[1:]
+    candidates = [matrix for matrix in within if matrix.name not in plan.uneven]
+    if not candidates:
+        raise InputError(
+            f"network {network.spec!r} has no layer to prune but its first, which stays as it is: "
+            "include it (stem=True, --stem)"
+            if plan.order and not options.stem
+            else f"network {network.spec!r} has no layer that can be pruned: give another network"
+        )
     chunk = options.chunk
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
@@ -268,7 +239,7 @@ def _traces(
     )  # fmt: skip
     scored = min(_SCORED, 1 + len(views))
     if options.solver == COMPENSATED:
-        fitted = 1 + len(views) - min(_HELD_OUT, len(views) // 4)
+        fitted = 1 + len(views) - min(HELD_OUT, len(views) // 4)
         sampling = Sampling(fitted, scored, options.positions, options.focus, options.seed, target)
         structure = parse_pattern(options.pattern)
         results = [
@@ -280,6 +251,11 @@ def _traces(
         results = layer_by_layer(run, sparsities, rules, sampling, options.solver)
     common = {m.name: LayerTrace.left_alone(m, "stem, left dense") for m in plan.order}
     common |= {m.name: LayerTrace.left_alone(m, "left dense") for m in candidates}
+    common |= {
+        m.name: LayerTrace.left_alone(m, "used at several sizes, left dense")
+        for m in within
+        if m.name in plan.uneven
+    }
     common |= {
         m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused
     }
@@ -303,7 +279,7 @@ def _traces(
     for sparsity, (tensors, rows, outcome) in zip(sparsities, results, strict=True):
         with overlay(network.model, tensors):
             traced = network.logits(x)[0]
-        own = {"sparsity": dict(sparsity) if isinstance(sparsity, Mapping) else sparsity}
+        own = {"sparsity": _plain(sparsity)}
         found.append(
             Trace(
                 tensors, tuple((common | rows).values()), plan.logits.float().cpu(),
@@ -314,28 +290,10 @@ def _traces(
     return found
 
 
-def check_solver(solver: str, sparsity: Sparsity, pattern: str = "weight") -> Rule | None:
-    """Refuse a solver that does not exist or cannot work to a sparsity; read the sparsity.
-
-    Returns
-    -------
-    Rule or None
-        ``None`` for a sparsity that is given layer by layer.
-
-    Raises
-    ------
-    InputError
-        Unknown solver or pattern, or a rule or pattern that the solver cannot follow.
-    """
-    names = (COMPENSATED, *SOLVERS)
-    if solver not in names:
-        raise InputError(f"unknown solver {solver!r}: choose from {', '.join(names)}")
-    rule = network_rule(sparsity)
-    if rule is not None and len(rule.levels) > 1 and solver != COMPENSATED:
-        raise InputError(
-            f"sparsity {sparsity!r} needs the solver {COMPENSATED!r}: for {solver!r} give a "
-            "share, such as 0.5 or network:0.5"
-        )
-    if parse_pattern(pattern).kind != "weight" and solver != COMPENSATED:
-        raise InputError(f"pattern {pattern!r} needs the solver {COMPENSATED!r}, not {solver!r}")
-    return rule
+def _plain(sparsity: Sparsity) -> Any:
+    """Make plain values of it, for a manifest."""
+    if isinstance(sparsity, str):
+        return sparsity
+    if isinstance(sparsity, Mapping):
+        return {name: float(ratio) for name, ratio in sparsity.items()}
+    return float(sparsity)

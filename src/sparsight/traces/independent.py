@@ -59,7 +59,13 @@ def record(
             if progress is not None:
                 progress("recording", start, len(views))
             part = views[start : start + chunk]
-            network(part.contiguous(memory_format=torch.channels_last))
+            answers = network(part.contiguous(memory_format=torch.channels_last))
+            bad = (~answers.isfinite()).any(1).nonzero()[:, 0].tolist()
+            if bad:
+                raise NumericalError(
+                    f"the network answers NaN or infinity to view {start + bad[0] + 1} of the "
+                    "sample: augment it less"
+                )
     return moments, outputs
 
 
@@ -79,7 +85,8 @@ def _solve(
     """Solve one layer at several sparsities: the sparse matrix and what became of it."""
     solver, damping = settings
     block = _block(matrix)
-    size = matrix.rows * min(block, matrix.columns)
+    whole = matrix.columns if solver in ("wanda", "sparsegpt") else matrix.columns * matrix.rows
+    size = matrix.rows * min(block, matrix.columns) if solver == "sparsegpt" else whole
     spared = [round(sparsity * size) == size for sparsity in sparsities]
     least = [
         (size - 1) / size if one else asked for asked, one in zip(sparsities, spared, strict=True)

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from sparsight.errors import InputError, SparsightError, UnsupportedError
 from sparsight.networks import Network
-from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity
+from sparsight.traces.allocation import Sparsity
 from sparsight.traces.augment import Augmentation
-from sparsight.traces.engine import COMPENSATED, POSITIONS, check_solver, most_views, trace
+from sparsight.traces.engine import trace
+from sparsight.traces.options import COMPENSATED, POSITIONS, check_options, most_views
 from sparsight.traces.plan import make_plan
 from sparsight.traces.result import Trace
 
@@ -39,7 +40,7 @@ class TraceOptions(TypedDict, total=False):
     """Options of :func:`sparsight.trace`, all but the image's own."""
 
     sparsity: Sparsity
-    augmentations: int | Augmentation
+    augmentations: int | Augmentation | Tensor
     solver: str
     seed: int
     damping: float | None
@@ -108,11 +109,7 @@ def trace_many(
     1 True
     2 True
     """
-    check_solver(
-        options.get("solver", COMPENSATED),
-        options.get("sparsity", DEFAULT_SPARSITY),
-        options.get("pattern", "weight"),
-    )
+    check_options(network, options)
     for name, value in (("at_once", at_once), ("memory", memory)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value} is too small: give 1 or more")
@@ -217,9 +214,13 @@ def _bytes_of_one(network: Network, options: TraceOptions) -> int:
     """Estimate what one trace takes at its peak: activations of all views, weights, one layer."""
     preprocessing = network.preprocessing
     size = (1, preprocessing.channels, *preprocessing.size)
-    plan = make_plan(network, torch.zeros(size, device=network.device, dtype=network.dtype))
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))  # a picture has contrast
+    plan = make_plan(network, noise.to(network.device, network.dtype))
     views = options.get("augmentations", 64)
-    count = views if isinstance(views, int) else views.count
+    if isinstance(views, Tensor):
+        count = len(views)
+    else:
+        count = views if isinstance(views, int) else views.count
     positions = options.get("positions", POSITIONS)
     if options.get("solver", COMPENSATED) == COMPENSATED:
         count = min(count, most_views(positions))

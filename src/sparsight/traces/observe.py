@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from sparsight.errors import UnsupportedError
+from sparsight.errors import NumericalError, UnsupportedError
 from sparsight.networks import (
     LayerCall,
     LayerInput,
@@ -45,6 +45,8 @@ from sparsight.traces.result import against_rest
 __all__ = ["Observed", "Sampling", "observe"]
 
 Progress = Callable[[str, int, int], None]
+
+_LEAST_SHOWN = 1e-12  # less would leave nothing of squared gradients
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,29 @@ def observe(
                 _backward(logits[: len(share)], batch, share, sampling.target)
         answers.append(logits.detach().to(images.dtype))
     found.logits = torch.cat(answers)
+    _require_finite(found)
     return found
+
+
+def _require_finite(found: Observed) -> None:
+    """Refuse what no choice can be made by.
+
+    Raises
+    ------
+    NumericalError
+        An answer, or a gradient of one, is NaN or infinite.
+    """
+    bad = (~found.logits.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise NumericalError(
+            f"the network answers NaN or infinity to view {bad[0]} of the sample: augment it less"
+        )
+    for name, passed in found.passed.items():
+        if not passed.isfinite().all():
+            raise NumericalError(
+                f"layer {name!r}: the gradient of the answer is NaN or infinite: augment the "
+                "sample less, or give the layers' sparsities and another solver"
+            )
 
 
 def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None:
@@ -191,7 +215,7 @@ def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None
             "with gradients, or choose another solver and a sparsity for each layer"
         )
     own, rest = against_rest(logits, target).unbind(-1)
-    shown = (own - rest).detach().sigmoid()
+    shown = (own - rest).detach().sigmoid().clamp_min(_LEAST_SHOWN)
     torch.autograd.grad(((own - rest) * (share * shown).sqrt()).sum(), batch, allow_unused=True)
 
 

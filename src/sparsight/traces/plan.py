@@ -39,6 +39,8 @@ class Plan:
         By layer.
     leader
         For each layer, the first layer that gets exactly the same inputs.
+    uneven
+        Layers that are used at several sizes.
     largest
         Bytes of the largest layer input or output for one image.
     logits
@@ -49,6 +51,7 @@ class Plan:
     unused: list[WeightMatrix] = field(default_factory=list)
     shapes: dict[str, Shapes] = field(default_factory=dict)
     leader: dict[str, str] = field(default_factory=dict)
+    uneven: set[str] = field(default_factory=set)
     largest: int = 1
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -81,6 +84,8 @@ def make_plan(network: Network, x: Tensor) -> Plan:
         positions = call.output.numel() // call.matrix.units
         first = Shapes(call.input.shape, call.output.shape, positions, uses=0)
         shapes = plan.shapes.get(name, first)
+        if (shapes.input, shapes.output) != (first.input, first.output):
+            plan.uneven.add(name)
         plan.shapes[name] = replace(shapes, uses=shapes.uses + 1)
 
     with Recording(network.model, matrices, see):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.networks import Network, WeightMatrix
+from sparsight.errors import UnsupportedError
+from sparsight.networks import Network, WeightMatrix, overlay
 from sparsight.traces.allocation import Rule, Sparsity, allocate
 from sparsight.traces.compensate import compensate, keep_by_layer, keep_over_network
 from sparsight.traces.independent import record, solve_layers
@@ -58,6 +59,8 @@ def front_to_back(
 ) -> Found:
     """Prune layer after layer, each making up for those before it."""
     network, images = run.network, torch.cat([run.x, run.views])
+    if rule and not any(rule.levels):
+        rule, sparsity = None, 0.0  # nothing is pruned
     ratios = {} if rule else allocate(sparsity, run.candidates)
     chosen = [m for m in run.candidates if rule or ratios[m.name] > 0]
     with run.lowered():
@@ -65,6 +68,14 @@ def front_to_back(
             network, images, chosen, run.plan.shapes, sampling, run.chunk, run.progress
         )
     run.clock.lap("observe")
+    rows = {
+        m.name: LayerTrace.left_alone(m, "no gradient of the answer reaches it, left dense")
+        for m in chosen
+        if m.name not in observed.passed
+    }
+    chosen = [m for m in chosen if m.name in observed.passed]
+    if rows and not chosen:
+        raise _unreached(network)
     for level, keep in _masks(run, observed, chosen, rule or ratios, pattern):
         with run.lowered():
             found = compensate(
@@ -72,6 +83,8 @@ def front_to_back(
                 sampling.fitted, run.chunk, run.progress,
             )  # fmt: skip
         answers = observed.logits, found.logits
+        if run.precision != "full":
+            answers = _in_full(run, found.tensors, *answers)
         lost = float(divergence(*(against_rest(a[0], sampling.target) for a in answers)))
         unseen = _unseen(*answers, sampling.fitted)
         same = bool(answers[0][0].argmax() == answers[1][0].argmax())
@@ -82,7 +95,6 @@ def front_to_back(
         if within:
             break
     run.clock.lap("solve")
-    rows = {}
     for matrix in (m for m in chosen if m.name in found.solutions):
         solution = found.solutions[matrix.name]
         rows[matrix.name] = LayerTrace.of(
@@ -94,6 +106,25 @@ def front_to_back(
             solution.note,
         )
     return found.tensors, rows, outcome
+
+
+def _unreached(network: Network) -> UnsupportedError:
+    return UnsupportedError(
+        f"no gradient of the answer reaches a layer of network {network.spec!r}, and they say what "
+        "stays: let it run with gradients"
+    )
+
+
+def _in_full(
+    run: Run, tensors: Mapping[str, Tensor], dense: Tensor, traced: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Answers to all views, those to the sample in full precision."""
+    with overlay(run.network.model, tensors):
+        answer = run.network.logits(run.x)
+    return (
+        torch.cat([run.plan.logits[None].to(dense), dense[1:]]),
+        torch.cat([answer.to(traced), traced[1:]]),
+    )
 
 
 def _masks(
@@ -164,8 +195,12 @@ def layer_by_layer(
                     network, images, run.candidates, plan.shapes, sampling, run.chunk
                 )
             run.clock.lap("observe")
-        keep = keep_over_network(network, observed, run.candidates, rule.levels[0])
-        shares.append({name: float((~mask).double().mean()) for name, mask in keep.items()})
+        reached = [m for m in run.candidates if m.name in observed.passed]
+        if not reached:
+            raise _unreached(network)
+        keep = keep_over_network(network, observed, reached, rule.levels[0])
+        share = {name: float((~mask).double().mean()) for name, mask in keep.items()}
+        shares.append({m.name: share.get(m.name, 0.0) for m in run.candidates})
     chosen = [m for m in run.candidates if any(ratios[m.name] > 0 for ratios in shares)]
     with run.lowered():
         recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)

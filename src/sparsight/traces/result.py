@@ -288,9 +288,13 @@ class Trace:
             If the parts do not fit the facts.
         """
         try:
+            tensors = unpack_all(parts, facts["tensors"])
+            layers = tuple(LayerTrace(**layer) for layer in facts["layers"])
+            for layer in layers:
+                _require_sound(layer, tensors)
             return cls(
-                unpack_all(parts, facts["tensors"]),
-                tuple(LayerTrace(**layer) for layer in facts["layers"]),
+                tensors,
+                layers,
                 parts["dense_logits"],
                 parts["traced_logits"],
                 *(dict(facts[part]) for part in ("settings", "versions", "seconds")),
@@ -353,6 +357,35 @@ class Trace:
             f"Trace({len(self.tensors)} parameters pruned, sparsity {self.sparsity:.1%}, "
             f"prediction {kept}, KL {self.kl:.3g} nats)"
         )
+
+
+def _require_sound(layer: LayerTrace, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a layer that cannot be of these tensors.
+
+    Raises
+    ------
+    ValueError
+        It has values of other kinds, or other sizes than its tensor.
+    """
+    words = (layer.name, layer.parameter, layer.kind, layer.note)
+    sizes = (layer.groups, layer.rows, layer.columns)
+    shares = (layer.requested, layer.sparsity)
+    others = (layer.damping, 0.0 if layer.error is None else layer.error)
+    sound = (
+        all(isinstance(word, str) for word in words)
+        and all(isinstance(size, int) and size > 0 for size in sizes)
+        and isinstance(layer.start, int)
+        and layer.start >= 0
+        and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
+        and all(isinstance(other, int | float) for other in others)
+    )
+    if not sound:
+        raise ValueError(f"layer {layer.name!r} is described by other values than a layer has")
+    tensor = tensors.get(layer.parameter)
+    if tensor is None and layer.sparsity > 0:
+        raise ValueError(f"the values of layer {layer.name!r} are missing")
+    if tensor is not None and (tensor.numel() % layer.numel if not layer.start else 0):
+        raise ValueError(f"layer {layer.name!r} is not of the size of its values")
 
 
 def _module(model: Network | nn.Module) -> nn.Module:

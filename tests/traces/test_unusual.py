@@ -1,0 +1,254 @@
+"""Networks, options and files out of the ordinary: a plain word instead of a wrong trace."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blame.reference import network_of
+from contracts import untouched
+from sparsight import trace, trace_many
+from sparsight.errors import InputError, NumericalError, SparsightError, UnsupportedError
+from sparsight.networks import Network, load
+from sparsight.traces import Trace
+
+X = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+def single(model: nn.Module) -> Network:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    network = network_of(model, classes=10)
+    network.model.float()
+    return network
+
+
+def small(classes: int = 10) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, classes),
+    )  # fmt: skip
+
+
+class TwoSizes(nn.Module):
+    """Uses one convolution before and after pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shared = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        wide, narrow = self.shared(x).relu(), self.shared(F.max_pool2d(x, 2)).relu()
+        return self.fc(wide.mean((2, 3)) + narrow.mean((2, 3)))
+
+
+class Frozen(nn.Module):
+    """A part without gradients, and a head."""
+
+    def __init__(self, deep: bool) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+        self.skip = nn.Conv2d(3, 16, 3) if deep else None
+        self.fc = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y = self.part(x).mean((2, 3))
+        if self.skip is not None:
+            y = y + self.skip(x).relu().mean((2, 3))
+        return self.fc(y)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load("embedded")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_autocast_around_it_changes_nothing(embedded, sample):
+    usual = trace(embedded, sample, augmentations=4)
+    with torch.autocast("cpu", torch.bfloat16), untouched(embedded.model):
+        within = trace(embedded, sample, augmentations=4)
+        dense = embedded.model(sample)
+        with usual.applied(embedded) as model:
+            traced = model(sample)
+        again = embedded.model(sample)
+    assert torch.equal(within.traced_logits, usual.traced_logits)
+    assert torch.equal(dense, again)
+    assert not torch.equal(dense, traced), "copies of the dense weights were used"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"sparsity": 0.5}, {"sparsity": 0.5, "solver": "sparsegpt"}]
+)
+def test_a_layer_used_at_two_sizes_stays_dense_and_says_so(options):
+    found = trace(single(TwoSizes()), X, augmentations=8, **options)
+    notes = {layer.name: layer.note for layer in found.layers}
+    assert notes["shared"] == "used at several sizes, left dense"
+    assert {layer.name for layer in found.layers if layer.sparsity} == {"fc"}
+
+
+def test_layers_that_no_gradient_reaches_stay_dense_and_say_so():
+    found = trace(single(Frozen(deep=True)), X, augmentations=8, sparsity="network:0.5")
+    notes = {layer.name: layer.note for layer in found.layers}
+    assert notes["part.2"] == "no gradient of the answer reaches it, left dense"
+    assert "part.2.weight" not in found.tensors
+
+
+@pytest.mark.parametrize("solver", ["compensated", "sparsegpt"])
+def test_if_a_gradient_reaches_none_it_is_refused(solver):
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Frozen(deep=False)
+            self.scale = nn.Parameter(torch.ones(10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                y = self.part(x)
+            return y * self.scale
+
+    with pytest.raises(UnsupportedError, match="no gradient"):
+        trace(single(Closed()), X, augmentations=8, sparsity="network:0.5", solver=solver)
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+def test_a_view_with_an_answer_that_is_no_number_is_named(options):
+    views = torch.randn(8, 3, 12, 12)
+    views[6] = 3e38
+    with pytest.raises(NumericalError, match="NaN or infinity to view 7 of the sample"):
+        trace(single(small()), X, augmentations=views, **options)
+
+
+def test_gradients_that_are_no_number_are_refused():
+    class Bad(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.body(x)
+            return torch.where(z > 1e9, z * torch.nan, z + 0 * (z - z).sqrt())
+
+    with pytest.raises(NumericalError, match="gradient of the answer is NaN"):
+        trace(single(Bad()), X, augmentations=8)
+
+
+def test_a_class_that_is_next_to_impossible_leaves_a_trace():
+    model = small()
+    network = single(model)
+    with torch.no_grad():
+        model[-1].weight.mul_(300)
+    target = int(network.logits(X)[0].argmin())
+    found = trace(network, X, augmentations=8, sparsity="network:0.5", target=target)
+    assert all(layer.sparsity < 1 for layer in found.layers)
+
+
+def test_networks_with_nothing_to_prune_but_the_stem():
+    flat = single(nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 10)))
+    with pytest.raises(InputError, match=r"include it \(stem=True, --stem\)"):
+        trace(flat, X)
+    assert trace(flat, X, stem=True, augmentations=4).sparsity > 0
+
+
+def test_nothing_is_pruned_where_nothing_is_asked_for(embedded, sample):
+    found = trace(embedded, sample, sparsity="network:0", augmentations=4)
+    assert not found.tensors
+    assert found.sparsity == 0
+    assert found.kl == 0
+
+
+@pytest.mark.parametrize(
+    ("solver", "wanted"), [("magnitude", 0.995), ("refit", 0.995), ("forward", 0.995)]
+)
+def test_solvers_without_blocks_prune_what_is_asked(solver, wanted):
+    network = single(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(800, 10)))
+    found = trace(network, X, augmentations=4, sparsity=wanted, solver=solver)
+    assert found.layers[-1].sparsity == pytest.approx(wanted, abs=1e-3)
+    assert not found.layers[-1].note
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk": 0}, {"positions": 0}, {"positions": 2.5}, {"target": 1.0}, {"seed": 2**70},
+        {"augmentations": 2.5}, {"augmentations": 0}, {"precision": "float8"}, {"damping": -1.0},
+        {"focus": 2.0}, {"sparsity": "a lot"}, {"sparsity": 1.5},
+        {"pattern": "2:4", "sparsity": "network:0.9"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_are_refused_at_once_and_in_a_line(embedded, sample, options):
+    with pytest.raises(InputError) as one:
+        trace(embedded, sample, **options)
+    with pytest.raises(InputError) as many:
+        trace_many(embedded, [sample], **options)  # before an image is asked for
+    assert str(one.value) == str(many.value)
+    assert "\n" not in str(one.value)
+
+
+def test_inference_mode_and_half_precision_are_told(embedded, sample):
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        trace(embedded, sample)
+    model = copy.deepcopy(embedded.model).half()
+    half = Network(model, embedded.preprocessing, embedded.labels, "half")
+    with pytest.raises(InputError, match="this one is in float16"):
+        trace(half, sample.half(), precision="bfloat16")
+
+
+def test_bfloat16_is_judged_in_full(embedded, sample):
+    found = trace(embedded, sample, precision="bfloat16", augmentations=8)
+    assert found.settings["within"]
+    assert found.kl < 0.5
+
+
+def test_numbers_of_numpy_are_saved(embedded, sample, tmp_path):
+    found = trace(embedded, sample, sparsity=np.float32(0.5), augmentations=4)
+    assert Trace.load(found.save(tmp_path / "trace")).settings["sparsity"] == 0.5
+
+
+def test_many_traces_of_given_views_and_of_a_network_that_normalises(monkeypatch):
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x / x.std((1, 2, 3), keepdim=True))
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    network, views = single(Normalised()), torch.randn(6, 3, 12, 12)
+    ((_, found),) = trace_many(network, [X], augmentations=views)
+    alone = trace(network, X, augmentations=views)
+    assert all(torch.equal(found.tensors[name], value) for name, value in alone.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"rows": "a"}, {"rows": 10**9}, {"groups": 0}, {"sparsity": None}, {"sparsity": 7.0},
+        {"name": ["a"]}, {"parameter": "nope"}, {"error": "x"}, {"start": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_forged_manifest_is_damage(embedded, sample, tmp_path, edit):
+    folder = trace(embedded, sample, augmentations=4).save(tmp_path / "trace")
+    manifest = json.loads((folder / "trace.json").read_text())
+    manifest["layers"][3].update(edit)
+    (folder / "trace.json").write_text(json.dumps(manifest))
+    with pytest.raises(SparsightError, match="is damaged"):
+        Trace.load(folder)
