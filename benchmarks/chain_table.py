@@ -63,8 +63,12 @@ def of_pairs(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def along(rows: dict[str, dict[str, Any]], whole: dict[str, Any], what: str) -> list[str]:
     """Render how gates do over sizes or numbers of images, on the same sub-tasks."""
-    titles = sorted({key.split("|")[1] for key in rows})
     values = sorted({float(key.split("|")[2]) for key in rows})
+    titles = [
+        title
+        for title in sorted({key.split("|")[1] for key in rows})
+        if f"pairs|{title}" in whole and all(f"{what}|{title}|{v:g}" in rows for v in values)
+    ]
     usual = 0.05 if what == "sizes" else 10.0
     shown = sorted({*values, usual})
     first = "kept" if what == "sizes" else "images of each class"
@@ -78,7 +82,6 @@ def along(rows: dict[str, dict[str, Any]], whole: dict[str, Any], what: str) -> 
         found = [
             whole[f"pairs|{title}"] if value == usual else rows[f"{what}|{title}|{name}"]
             for title in titles
-            if value == usual or f"{what}|{title}|{name}" in rows
         ]
         given, held = ([row[part]["gates"] for row in found] for part in ("given", "held"))
         parts.append(

@@ -181,7 +181,8 @@ def describe_chain(
                 Score(shown, name, row.kl, row.agreement, row.among, row.accuracy, row.into)
             )
     answers = chain.dense_logits.argmax(1).tolist()
-    groups = [network.label(a) if a in task.classes else _OTHER for a in answers]
+    names = _names(network, task.classes)
+    groups = [names.get(answer, _OTHER) for answer in answers]
     graph = chain_graph(network, chain, given, groups=groups, most=most)
     crops = _crops(network, graph, [file for file, _ in task.given], progress)
     drawn = _drawn(network, chain, task.classes, graph, crops)
@@ -251,6 +252,16 @@ def follow(
         (float(weights[chain.kept].mean()), float(weights.mean())),
         count,
     )
+
+
+def _names(network: Network, classes: Sequence[int]) -> dict[int, str]:
+    """Name classes, with their numbers where two are called the same or as nothing else."""
+    labels = {number: network.label(number) for number in classes}
+    taken = [*labels.values(), _OTHER]
+    return {
+        number: name if taken.count(name) == 1 else f"{name} ({number})"
+        for number, name in labels.items()
+    }
 
 
 def _drawn(

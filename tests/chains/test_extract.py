@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from blame.reference import network_of
@@ -20,13 +21,17 @@ from sparsight.chains import (
     SELECTORS,
     Chain,
     ChainSettings,
+    Selection,
+    chain_graph,
     controls,
     extract,
     extract_many,
     fidelity,
     judge,
 )
-from sparsight.chains.selectors import _divergence, _shift
+from sparsight.chains.result import TENSORS
+from sparsight.chains.selectors import _Best, _divergence, _shift
+from sparsight.chains.tasks import Tasks
 from sparsight.errors import InputError, NetworkError, NumericalError, UnsupportedError
 from sparsight.networks import load
 
@@ -253,7 +258,7 @@ def test_refusals(embedded, images):
         extract(embedded, [])
     with pytest.raises(InputError, match="one image is no list of images"):
         extract(embedded, "photo.jpg")
-    with pytest.raises(InputError, match="give 1 step or more"):
+    with pytest.raises(InputError, match="steps is 0: give 1 or more, a whole number"):
         ChainSettings(steps=0)
     with pytest.raises(InputError, match="penalties cannot count 'flops'"):
         ChainSettings(normalise="flops")
@@ -281,6 +286,149 @@ def test_refusals(embedded, images):
         chain.overlap(extract(other, torch.zeros(1, 3, 12, 12), selector="random", keep=0.5))
     with pytest.raises(InputError, match="NaN or infinite"):
         extract(embedded, images * torch.nan, keep=0.5, **FAST)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 2.5}, {"views": 1.5}, {"tries": 2.5}, {"tolerance": float("nan")},
+        {"temperature": 1.0}, {"penalty": float("nan")}, {"layer_penalty": float("inf")},
+        {"window": 0}, {"seed": 0.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(options):
+    with pytest.raises(InputError) as told:
+        ChainSettings(**options)
+    assert next(iter(options)) in str(told.value)
+
+
+def test_calls_that_cannot_be_answered_are_refused(embedded, images):
+    chain = extract(embedded, images, selector="random", keep=0.5)
+    gated = chain.gated(embedded, images)
+    for call in (
+        lambda: judge(gated, {"chain": chain}, images[:0], [0]),
+        lambda: judge(gated, {"chain": chain}, images, [0], chunk=0),
+        lambda: judge(gated, {"chain": chain}, images, [0], labels=torch.zeros(2)),
+        lambda: judge(gated, {"own": Selection(chain.kept[:5], chain.open)}, images, [0]),
+        lambda: controls(embedded, chain, images[:0]),
+        lambda: chain_graph(embedded, chain, images, chunk=0),
+        lambda: chain_graph(embedded, replace(chain, kept=chain.kept & False), images),
+        lambda: extract(embedded, images, classes=[1.5, 2], keep=0.5),
+    ):
+        with pytest.raises(InputError) as told:
+            call()
+        assert "\n" not in str(told.value)
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        extract(embedded, images, keep=0.5)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"settings": {}}, {"settings": []}, {"settings": {"kinds": 3, "classes": [0]}},
+        {"settings": {"kinds": None, "classes": "x"}}, {"versions": 3}, {"seconds": "x"},
+        {"layers": [["a", -1]]}, {"branch_names": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_forged_manifest_is_damage(embedded, images, tmp_path, edit):
+    folder = extract(embedded, images, selector="random", keep=0.5).save(tmp_path / "chain")
+    manifest = json.loads((folder / "chain.json").read_text())
+    (folder / "chain.json").write_text(json.dumps(manifest | edit))
+    with pytest.raises(InputError, match="is damaged"):
+        Chain.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t | {"kept": t["kept"].float()},
+        lambda t: t | {"kept": t["kept"][None]},
+        lambda t: t | {"open": t["open"].float()},
+        lambda t: t | {"scores": t["scores"][:3]},
+        lambda t: t | {"chain_logits": t["chain_logits"][:1]},
+        lambda t: t | {"dense_logits": t["dense_logits"][0]},
+    ],
+)
+def test_tensors_that_do_not_fit_are_damage(embedded, images, tmp_path, change):
+    folder = extract(embedded, images, selector="random", keep=0.5).save(tmp_path / "chain")
+    held = load_file(folder / TENSORS)
+    save_file({k: v.clone().contiguous() for k, v in change(held).items()}, folder / TENSORS)
+    with pytest.raises(InputError, match="is damaged"):
+        Chain.load(folder)
+
+
+class Backwards(nn.Module):
+    """Registers its layers in another order than it uses them, and one that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.late = nn.Linear(6, 3), nn.Conv2d(4, 6, 3)
+        self.early, self.never = nn.Conv2d(3, 4, 3), nn.Linear(6, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.late(self.early(x).relu()).relu().mean((2, 3)))
+
+
+def test_layers_are_those_used_in_the_order_of_their_use():
+    network = network_of(Backwards(), classes=3)
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    chain = extract(network, x, selector="random", keep=1.0)
+    assert chain.layers == (("early", 4), ("late", 6))
+    graph = chain_graph(network, chain, x)
+    assert all(graph.nodes[e.source].title == "early" for e in graph.edges)
+    assert len(graph.edges) == 24
+
+
+def test_weights_made_in_the_pass_are_refused():
+    class Standardised(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight, self.bias)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), Standardised(4, 6, 3)
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.two(self.one(x).relu()).relu().mean((2, 3)))
+
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    with pytest.raises(UnsupportedError, match="layer 'two' is computed anew in each pass"):
+        extract(network_of(Net(), classes=3), x, selector="random", keep=0.5)
+
+
+def test_a_task_that_stopped_is_not_tried_again(embedded, images):
+    tasks = [images[:2], images[2:], images[1:3]]
+    options = {"keep": 0.3, "steps": 60, "tries": 50, "tolerance": 1e-4, "window": 3, "views": 0}
+    together = extract_many(embedded, tasks, **options)
+    assert len({len(chain.losses) for chain in together}) > 1, "they stop at different steps"
+    for own, chain in zip(tasks, together, strict=True):
+        alone = extract(embedded, own, **options)
+        torch.testing.assert_close(chain.scores, alone.scores, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(chain.scaled_logits, alone.scaled_logits, rtol=1e-2, atol=1e-2)
+
+
+def test_a_copy_that_answers_no_number_is_not_the_best(embedded, images):
+    tasks = Tasks.of(embedded, [images])
+    best = _Best(tasks, ChainSettings(keep=0.5))
+    which = torch.ones(1, 1, dtype=torch.bool)
+    units = torch.rand(1, len(tasks.gated.units))
+    branches = torch.ones(1, len(tasks.gated.branches))
+    best.see((units, branches), which)
+    first = best.units.clone()
+    bad = replace(tasks, answers=tasks.answers * torch.nan)
+    best._tasks = bad
+    best.see((units.flip(1), branches), which)
+    assert torch.equal(best.units, first)
+    best.require_numbers()
+    none = _Best(bad, ChainSettings(keep=0.5))
+    none.see((units, branches), which)
+    with pytest.raises(NumericalError, match="answers NaN"):
+        none.require_numbers()
 
 
 def test_a_loss_that_is_not_a_number_is_said():

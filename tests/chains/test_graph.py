@@ -261,6 +261,24 @@ def test_heads_and_neurons_have_edges_through_the_stream(attention):
         assert edge.weights[0] == pytest.approx(wanted, rel=1e-4, abs=1e-8)
 
 
+def test_an_activation_in_place_does_not_change_edges():
+    def edges(inplace: bool) -> dict[tuple[int, int], float]:
+        torch.manual_seed(5)
+        body = nn.Sequential(nn.Linear(12, 24), nn.ReLU(inplace), nn.Linear(24, 12))
+        model = nn.Sequential(
+            nn.Conv2d(3, 12, 12), nn.Flatten(), nn.ReLU(inplace), body, nn.ReLU(inplace),
+            nn.Linear(12, 3),
+        )  # fmt: skip
+        network = network_of(model, classes=3)
+        x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+        chain = extract(network, x, selector="random", keep=0.6, kinds=["filter", "neuron"])
+        graph = chain_graph(network, chain, x, groups=["all"] * 3, most=30)
+        assert {graph.nodes[e.target].title for e in graph.edges} == {"3.0 neurons"}
+        return {(e.source, e.target): e.weights[0] for e in graph.edges}
+
+    assert edges(True) == edges(False)
+
+
 def test_writers_of_a_stream_share_its_edges():
     """What a layer reads, all but its bias, is the sum of what comes straight from each unit."""
     torch.manual_seed(4)

@@ -32,6 +32,14 @@ def test_the_smaller_network_answers_as_the_chain(spec, keep):
     assert 0 < found.cut <= found.gone
 
 
+def test_what_torch_pruning_cannot_cut_is_said_in_a_line():
+    network = load("torchvision:regnet_y_400mf", weights="random")
+    x = torch.randn(2, 3, *network.preprocessing.size)
+    chain = extract(network, x, selector="random", keep=0.3)
+    with untouched(network.model), pytest.raises(UnsupportedError, match="or use gates"):
+        cut(network, chain, x)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_channels_of_a_stream_go_only_if_nobody_keeps_them(seed):
     gated = residual("batch", seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -37,6 +38,9 @@ def test_a_sub_task_gets_a_page_a_picture_and_a_graph(run: Run, scenes: str) -> 
     page = (folder / "index.html").read_text(encoding="utf-8")
     for told in ("other images of these classes", "other classes", "one constant answer"):
         assert told in page
+    picture = ElementTree.parse(folder / "chain.svg").getroot()
+    assert picture.attrib["width"]
+    assert "stroke" in (picture.findtext("{http://www.w3.org/2000/svg}style") or "")
     graph = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
     assert len(graph["asked"]["images"]) == 4
     assert graph["nodes"]

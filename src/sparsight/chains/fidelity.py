@@ -152,6 +152,8 @@ def controls(
     NetworkError
         If the chain is of another network.
     """
+    if not len(images):
+        raise InputError("no images: controls need those that the chain was extracted from")
     chain.gated(network, images)
     sizes = [count for _, count in chain.layers]
     kept = [int(own.sum()) for own in chain.kept.split(sizes)]
@@ -217,6 +219,20 @@ def judge(
     NetworkError
         If a chain is of another network.
     """
+    if not len(images) or chunk < 1:
+        raise InputError(
+            f"{len(images)} images, {chunk} at a time, cannot be judged by: give 1 or more"
+        )
+    if labels is not None and len(labels) != len(images):
+        raise InputError(f"{len(labels)} labels for {len(images)} images: give each image its own")
+    sizes = len(gated.units), len(gated.branches)
+    for name, selection in selections.items():
+        own = len(selection.kept), len(selection.open)
+        if own != sizes and not isinstance(selection, Chain):
+            raise InputError(
+                f"{name} selects from {own[0]} units and {own[1]} branches, the network has "
+                f"{sizes[0]} and {sizes[1]}: select from those"
+            )
     network = gated.network
     answers = read(torch.cat([network.logits(part) for part in images.split(chunk)]))
     given = None if labels is None else labels.to(answers.device)

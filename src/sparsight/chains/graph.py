@@ -13,7 +13,7 @@ image is answered with. Between two convolutions with a ReLU it is the activatio
 contribution of the kernel between them, :math:`\sum \partial z / \partial y_j \, (W_{ji} * x_i)`.
 Where several layers add to one stream, as residual blocks, attention heads and perceptrons do,
 each has its own part; what bends on the way is taken by its slope, as in edge attribution patching
-(Syed et al., 2023). Units contribute to the answer likewise.
+(Syed et al., 2023). What units contribute to the answer is told by all paths together.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import networkx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
@@ -78,7 +79,8 @@ class ChainGraph:
     layers
         Title, units kept and units of every layer that keeps any.
     nodes, edges
-        Those drawn; of each layer the units that contribute most.
+        Those drawn; of each layer the units that contribute most. What a layer that is used
+        again reads of itself is left out.
     """
 
     groups: tuple[str, ...]
@@ -164,8 +166,9 @@ def chain_graph(
     """
     if not len(images):
         raise InputError("no images: a graph needs some to run through the chain")
-    if most < 1:
-        raise InputError(f"{most} units of each layer cannot be drawn: give 1 or more")
+    for name, value in (("most", most), ("chunk", chunk)):
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}: give 1 or more")
     gated = chain.gated(network, images)
     if groups is None:
         groups = [
@@ -182,6 +185,8 @@ def chain_graph(
     parts = [slice(start, start + chunk) for start in range(0, len(images), chunk)]
     units = torch.cat([_through(gated, chain, images[part], asked[part]) for part in parts])
     layers, nodes = _nodes(gated, chain, shares.T @ units, most)
+    if not nodes:
+        raise InputError("the chain keeps no unit, so there is nothing to draw: keep more")
     weights = torch.zeros(len(nodes), len(names), len(nodes), dtype=torch.float64)
     places = [gated.units.index(node.title, node.number) for node in nodes]
     for part in parts:
@@ -190,6 +195,7 @@ def chain_graph(
     edges = tuple(
         Edge(source, target, tuple(weights[target, :, source].tolist()))
         for target, source in weights.any(1).nonzero().tolist()
+        if nodes[target].layer != nodes[source].layer  # of a layer that is used again
     )
     return ChainGraph(names, layers, nodes, edges)
 
@@ -244,12 +250,14 @@ def _direct(
         for group in gated.units.groups
     }
     needed = {part.matrix.name for node in nodes for part in rows[node.title]}
-    calls: dict[str, list[LayerCall]] = defaultdict(list)
+    calls: dict[str, list[GradientEdge | None]] = defaultdict(list)
     reads: dict[str, list[LayerInput]] = defaultdict(list)
 
     def keep(call: LayerCall) -> None:
         if call.matrix.name in needed:
-            calls[call.matrix.name].append(call)
+            # Not the output: an activation may be written over it.
+            edge = get_gradient_edge(call.output) if call.output.requires_grad else None
+            calls[call.matrix.name].append(edge)
 
     def cut(use: LayerInput) -> Tensor:
         if use.matrix.name in needed:
@@ -259,17 +267,17 @@ def _direct(
     units, branches = _gates(chain, images)
     with torch.enable_grad():
         logits = gated.logits(images, units, branches, on_call=keep).gather(1, asked[:, None])
-        made = [c.output for own in calls.values() for c in own if c.output.requires_grad]
+        made = [edge for own in calls.values() for edge in own if edge is not None]
         found = torch.autograd.grad(logits.sum(), made, allow_unused=True) if made else ()
-        pulls = {id(output): pull for output, pull in zip(made, found, strict=True)}
+        pulls = dict(zip(made, found, strict=True))
         gated.logits(images, units, branches, on_read=cut)
         for number, node in enumerate(nodes):
             outputs, along = [], []
             for part in rows[node.title]:
                 first, name = part.start + node.number * part.size, part.matrix.name
                 lines = slice(first, first + part.size)
-                for use, call in zip(reads[name], calls[name], strict=True):
-                    pull = pulls.get(id(call.output))
+                for use, edge in zip(reads[name], calls[name], strict=True):
+                    pull = None if edge is None else pulls[edge]
                     if pull is not None and use.input.requires_grad:
                         outputs.append(_lines(gated, use, lines))
                         along.append(_lines_of(use, pull, lines))

@@ -328,8 +328,7 @@ class Chain:
                 versions=manifest["versions"], seconds=manifest["seconds"],
                 **{name: held[name] for name in _HELD},
             )  # fmt: skip
-            if len(found.kept) != sum(n for _, n in layers) or len(found.open) != len(branches):
-                raise ValueError(f"{TENSORS} is not what {_MANIFEST} was written with")
+            _require_sound(found)
         except _DAMAGE as error:
             raise InputError(f"the chain in {folder} is damaged ({error})") from error
         return found
@@ -341,6 +340,37 @@ class Chain:
             f"{closed} of {len(self.open)} branches closed, agreement {self.agreement:.0%}, "
             f"KL {self.kl:.3g} nats)"
         )
+
+
+def _require_sound(chain: Chain) -> None:
+    """Refuse parts that do not go together.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    units, (images, classes) = sum(n for _, n in chain.layers), chain.dense_logits.shape
+    shapes = {
+        "kept": (units,), "scores": (units,), "open": (len(chain.branches),),
+        "chain_logits": (images, classes), "scaled_logits": (images, classes),
+        "losses": (len(chain.losses),),
+    }  # fmt: skip
+    settings = chain.settings
+    kinds, told = settings["kinds"], settings["classes"]
+    sound = (
+        all(count > 0 for _, count in chain.layers)
+        and all(tuple(getattr(chain, name).shape) == shape for name, shape in shapes.items())
+        and chain.kept.dtype == chain.open.dtype == torch.bool
+        and all(isinstance(name, str) for name in (*chain.branches, *(kinds or ())))
+        and (kinds is None or isinstance(kinds, list))
+        and isinstance(told, list)
+        and all(isinstance(number, int) and 0 <= number < classes for number in told)
+        and isinstance(chain.versions, dict)
+        and isinstance(chain.seconds, int | float)
+    )
+    if not sound:
+        raise ValueError(f"{TENSORS} and {_MANIFEST} do not go together")
 
 
 _HELD = ("kept", "scores", "open", "dense_logits", "chain_logits", "scaled_logits", "losses")

@@ -226,14 +226,19 @@ def _learn(
             losses.append(torch.where(active[:, 0], loss, torch.nan))
             if settings.tries_at(step):
                 with torch.no_grad():
-                    best.see(*gates(*settings.schedule(step), None))
-            active &= ~_settled(losses, settings)[:, None]
+                    best.see(gates(*settings.schedule(step), None), active)
+            stops = active & _settled(losses, settings)[:, None]
+            if step + 1 == settings.steps:
+                stops = active
+            if stops.any():  # gates as firm as they would become
+                with torch.no_grad():
+                    best.see(gates(*settings.schedule(settings.steps - 1), None), stops)
+            active = active & ~stops
             progress("chain", step + 1, settings.steps)
             if not active.any():
                 break
     progress("chain", settings.steps, settings.steps)
-    with torch.no_grad():
-        best.see(*gates(*settings.schedule(settings.steps - 1), None))
+    best.require_numbers()
     return Scores(best.units, best.branches, torch.stack(losses, 1).cpu(), gates=True)
 
 
@@ -247,17 +252,29 @@ class _Best:
         self.units = torch.zeros(len(tasks), len(tasks.gated.units), device=device)
         self.branches = torch.zeros(len(tasks), len(tasks.gated.branches), device=device)
 
-    def see(self, units: Tensor, branches: Tensor) -> None:
-        """Try gates, ``(tasks, ...)``."""
-        tasks, settings = self._tasks, self._settings
+    def see(self, gates: tuple[Tensor, ...], which: Tensor) -> None:
+        """Try gates of units and branches, ``(tasks, ...)``, of some sub-tasks, ``(tasks, 1)``."""
+        tasks, settings, (units, branches) = self._tasks, self._settings, gates
         kept, opened = choose_units(tasks.gated, Scores(units, branches), settings)
         logits = tasks.answered(kept.to(units), opened.to(units), settings.chunk)
         lost = _divergence(tasks.answers, logits, tasks.among[tasks.task], settings.focus)
         loss = _averaged(tasks, lost[:, None])
-        better = ~(loss >= self._loss)  # the first always is
+        loss = loss.nan_to_num(nan=torch.inf)
+        better = which & ((loss < self._loss) | self._loss.isnan())  # the first always is
         self._loss = torch.where(better, loss, self._loss)
         self.units = torch.where(better, units, self.units)
         self.branches = torch.where(better, branches, self.branches)
+
+    def require_numbers(self) -> None:
+        """Refuse copies none of which answers a number.
+
+        Raises
+        ------
+        NumericalError
+            If that is so of a sub-task.
+        """
+        if not torch.isfinite(self._loss).all():
+            raise NumericalError("a chain answers NaN to its images: keep more units")
 
 
 def _settled(losses: list[Tensor], settings: ChainSettings) -> Tensor:

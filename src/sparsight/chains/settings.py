@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -65,14 +66,21 @@ class ChainSettings:
     chunk: int = 64
 
     def __post_init__(self) -> None:
+        for name, least in (
+            ("steps", 1), ("window", 1), ("chunk", 1), ("tries", 0), ("views", 0),
+            ("seed", -(2**63)),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value!r}: give {least} or more, a whole number")
+        if not isinstance(self.temperature, Sequence):
+            raise InputError(f"temperature {self.temperature!r}: give two, at first and at last")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise InputError(
                 f"a chain cannot keep {self.keep:g} of the units: give a share in (0, 1]"
             )
-        if self.steps < 1 or not (isfinite(self.rate) and self.rate > 0):
-            raise InputError(
-                f"{self.steps} steps of rate {self.rate:g}: give 1 step or more, of a positive rate"
-            )
+        if not (isfinite(self.rate) and self.rate > 0):
+            raise InputError(f"rate {self.rate:g}: give a positive one")
         if len(self.temperature) != 2 or not all(isfinite(t) and t > 0 for t in self.temperature):
             raise InputError(f"temperatures {self.temperature}: give two positive numbers")
         if self.normalise not in NORMALISATIONS:
@@ -84,12 +92,10 @@ class ChainSettings:
             raise InputError(f"focus {self.focus:g}: give a share in [0, 1]")
         if not 0 <= self.threshold < 1:
             raise InputError(f"threshold {self.threshold:g}: give one in [0, 1)")
-        for name in ("penalty", "layer_penalty", "tolerance", "tries", "views"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}: give 0 or more")
-        for name in ("window", "chunk"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: give 1 or more")
+        for name in ("penalty", "layer_penalty", "tolerance"):
+            value = getattr(self, name)
+            if not (isfinite(value) and value >= 0):
+                raise InputError(f"{name} is {value}: give 0 or more")
 
     @property
     def settles(self) -> int:

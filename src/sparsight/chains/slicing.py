@@ -14,7 +14,12 @@ from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
 from sparsight.errors import UnsupportedError
 from sparsight.networks import Network
-from sparsight.networks.dependencies import dependencies_of, out_channels, torch_pruning
+from sparsight.networks.dependencies import (
+    dependencies_of,
+    out_channels,
+    refused_as_unsupported,
+    torch_pruning,
+)
 
 __all__ = ["Sliced", "cut"]
 
@@ -90,22 +95,27 @@ def cut(network: Network, chain: Chain, x: Tensor) -> Sliced:
     dependencies = dependencies_of(model, x[:1])
     off = _modules_off(gated, chain, model)
     done: set[nn.Module] = set()
-    total = 0
-    for module in off:
-        if module in done:
-            continue
-        producers, lines = _cuttable(pruning, dependencies, module, off)
-        done |= producers
-        if lines:
-            function = out_channels(pruning, module)
-            dependencies.get_pruning_group(module, function, idxs=sorted(lines)).prune()
-            total += len(lines) * len(producers)
+
+    def prune() -> int:
+        count = 0
+        for module in off:
+            if module in done:
+                continue
+            producers, lines = _cuttable(pruning, dependencies, module, off)
+            done.update(producers)
+            if lines:
+                function = out_channels(pruning, module)
+                dependencies.get_pruning_group(module, function, idxs=sorted(lines)).prune()
+                count += len(lines) * len(producers)
+        return count
+
+    total = refused_as_unsupported(prune)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learns.get(name, True))
     smaller = Network(
         model, network.preprocessing, network.labels, f"{network.spec} (chain)", network.info
     )
-    apart = float((smaller.logits(x) - wanted).abs().max())
+    apart = float((refused_as_unsupported(lambda: smaller.logits(x)) - wanted).abs().max())
     if apart > _EQUAL * float(wanted.abs().max()):
         raise UnsupportedError(
             f"network {network.spec!r} answers otherwise once units are cut out: something counts "

@@ -16,6 +16,7 @@ from sparsight.networks.branches import Branch, branches_of
 from sparsight.networks.gates import Gates, switched_at
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.networks.recording import LayerCall, LayerInput
+from sparsight.networks.units import UnitGroup
 from sparsight.networks.watching import PassPlan, require_apart
 from sparsight.traces.augment import Augmentation
 
@@ -26,34 +27,76 @@ _APART = 7919  # between the seeds of images
 _STRENGTH = 0.5  # of the augmentation of traces
 
 
-def chain_units(network: Network, classes: int, kinds: Iterable[str] | None = None) -> Units:
+def chain_units(
+    network: Network, x: Tensor, classes: int, kinds: Iterable[str] | None = None
+) -> Units:
     """Return the units that a chain is made of: filters, attention heads and neurons.
 
-    Those of the last layer are the classes, and not among them. Linear layers that are neither
+    In the order in which a pass uses their layers. Those of the last layer are the classes, and not
+    among them; nor are those of layers that a pass does not use. Linear layers that are neither
     attention nor a two-layer perceptron count by their rows.
 
     Parameters
     ----------
     network
         The network.
+    x
+        One image, ``(1, C, H, W)``.
     classes
         How many it tells apart.
     kinds
         Of :data:`sparsight.networks.KINDS`; by default filters, heads and neurons, and rows of
         linear layers in a network that has none of these two.
+
+    Raises
+    ------
+    UnsupportedError
+        If there are none, or a layer's weights are computed in the pass.
     """
     found = Units.of(network.model, kinds or ("filter", "head", "neuron"))
     if kinds is None and not any(group.kind in ("head", "neuron") for group in found.groups):
         found = Units.of(network.model, ("filter", "row"))
-    last = found.groups[-1] if found.groups else None
-    if last is not None and last.kind in ("row", "filter") and last.count == classes:
-        found = Units(found.groups[:-1])
-    if not len(found):
+    plan = PassPlan(network, found, x)
+    order = {name: number for number, name in enumerate(plan.inputs)}
+    layers = {g.title: [part.matrix.name for part in g.parts] or [g.name] for g in found.groups}
+    unused = [g for g in found.groups if not all(name in order for name in layers[g.title])]
+    _require_unused(network, x, unused)
+    used = [group for group in found.groups if group not in unused]
+    used.sort(key=lambda group: order[layers[group.title][0]])
+    if used and used[-1].kind in ("row", "filter") and used[-1].count == classes:
+        del used[-1]
+    if not used:
         raise UnsupportedError(
             f"network {network.spec!r} has no filters, heads or neurons that a chain could be "
             "made of: give other kinds of units"
         )
-    return found
+    return Units(tuple(used))
+
+
+def _require_unused(network: Network, x: Tensor, groups: Sequence[UnitGroup]) -> None:
+    """Refuse layers that a pass does use, though not by their own weights.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is one.
+    """
+    weights = {part.matrix.parameter: group for group in groups for part in group.parts}
+    if not weights:
+        return
+    view = cast(LogitsOnly, shared_view(network))
+    parameters = [view.model.get_parameter(name).requires_grad_() for name in weights]
+    with torch.enable_grad():
+        logits = view(x)
+        if not logits.requires_grad:
+            return
+        pulls = torch.autograd.grad(logits.sum(), parameters, allow_unused=True)
+    for group, pull in zip(weights.values(), pulls, strict=True):
+        if pull is not None and pull.any():
+            raise UnsupportedError(
+                f"the weight of layer {group.name!r} is computed anew in each pass, and its units "
+                "cannot be switched: give other kinds of units, or another network"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +126,9 @@ class Gated:
     def of(cls, network: Network, x: Tensor, kinds: Iterable[str] | None = None) -> Gated:
         """Look at a network, with one image ``(1, C, H, W)``."""
         network.require_eval()
+        _require_gradients()
         logits = network.logits(x)
-        units = chain_units(network, logits.shape[1], kinds)
+        units = chain_units(network, x, logits.shape[1], kinds)
         branches, plan = branches_of(network, x), PassPlan(network, units, x)
         normalises = {norm: matrix for matrix, norm in plan.normalised.items()}
         within = torch.zeros(len(branches), len(units), dtype=torch.bool)
@@ -299,6 +343,18 @@ class Tasks:
             into[:, number] = preprocessing.normalize(views).to(x)
 
 
+def _require_gradients() -> None:
+    """Refuse to work where nothing has a gradient.
+
+    Raises
+    ------
+    InputError
+        Within ``torch.inference_mode()``.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InputError("chains need gradients: leave torch.inference_mode() first")
+
+
 def _require_classes(classes: Sequence[int], most: int) -> None:
     """Refuse classes that there are not.
 
@@ -307,7 +363,7 @@ def _require_classes(classes: Sequence[int], most: int) -> None:
     InputError
         If there are none, or one is out of range.
     """
-    if not classes or not all(0 <= number < most for number in classes):
+    if not classes or not all(isinstance(n, int) and 0 <= n < most for n in classes):
         raise InputError(
             f"classes {list(classes)} of a sub-task: give numbers from 0 to {most - 1}"
         )

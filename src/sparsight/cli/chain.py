@@ -103,7 +103,7 @@ def chain(
     from sparsight.errors import InputError
     from sparsight.networks import load
     from sparsight.reports.chain_page import render_chain
-    from sparsight.reports.chain_picture import chain_picture
+    from sparsight.reports.chain_picture import chain_svg
     from sparsight.reports.text import clean
     from sparsight.storage import atomic_folder, read_manifest, write_manifest
     from sparsight.subtask import describe_chain, divide
@@ -169,8 +169,7 @@ def chain(
                     )
                     found.save(temporary / "chain")
                     graph.write_graphml(temporary / _GRAPHML)
-                    picture = str(chain_picture(report))
-                    (temporary / _PICTURE).write_text(picture, encoding="utf-8")
+                    (temporary / _PICTURE).write_text(chain_svg(report), encoding="utf-8")
                     page = render_chain(report, f"{title}: which units tell?")
                     (temporary / _PAGE).write_text(page, encoding="utf-8")
                     facts = {"kind": "chain graph", "schema": 1, "asked": asked}

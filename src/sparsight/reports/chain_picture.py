@@ -11,13 +11,22 @@ from sparsight.reports.chain import ChainReport, Drawn, Line
 from sparsight.reports.pictures import image_uri
 from sparsight.reports.text import clean, plain_number
 
-__all__ = ["chain_picture", "picture_context"]
+__all__ = ["chain_picture", "chain_svg", "picture_context"]
 
 _NODE, _ACROSS, _DOWN = 54, 104, 70
 _TOP, _SIDE = 64, 40
 _INCOMING = 3  # edges drawn into each node, for each group
 _CROP = 96  # pixels of an example
 _LONG = 18  # letters of a title
+_HIDDEN = ' hidden="hidden" display="none"'
+_STYLE = """<style>
+text { font: 11px sans-serif; fill: #1c1e21; text-anchor: middle; }
+.column { fill: #5b6068; font-size: 10.5px; }
+.floor { fill: #ffffff; } .edge { fill: none; opacity: .55; }
+.edge.plus { stroke: #0d6a6c; } .edge.minus { stroke: #9d2419; }
+.node rect { fill: #f1efe8; } .node .rim { fill: none; stroke: #e3e0d6; stroke-width: 1.5; }
+.node.answer .rim { fill: #f1efe8; stroke: #0d6a6c; } .node.answer .number { font-weight: 600; }
+</style>"""
 
 
 def _places(report: ChainReport) -> tuple[list[tuple[float, float]], float, float]:
@@ -97,7 +106,7 @@ def chain_picture(report: ChainReport) -> Markup:
     lines = [*report.edges, *_answers(report)]
     for group in range(len(report.groups)):
         chosen = _strongest(lines, group)
-        parts.append(f'<g class="edges" data-group="{group}"{" hidden" if group else ""}>')
+        parts.append(f'<g class="edges" data-group="{group}"{_HIDDEN if group else ""}>')
         parts += _draw_lines(report, chosen, group, places)
         parts.append("</g>")
     for number, node in enumerate(report.nodes):
@@ -106,6 +115,17 @@ def chain_picture(report: ChainReport) -> Markup:
         parts.append(_draw_answer(number, name, places[number]))
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+def chain_svg(report: ChainReport) -> str:
+    """Draw a chain as a file of its own: what :func:`chain_picture` draws, with colours and size.
+
+    Lines are those of the first group.
+    """
+    _, width, height = _places(report)
+    head, _, rest = str(chain_picture(report)).partition(">")
+    size = f'{head} width="{width:.0f}" height="{height:.0f}">'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{size}{_STYLE}{rest}\n'
 
 
 def _draw_lines(

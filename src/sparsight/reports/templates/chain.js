@@ -91,7 +91,11 @@
   svg.addEventListener("click", () => { if (!far) pick(null); });
   for (const button of document.querySelectorAll(".pick")) button.addEventListener("click", () => {
     document.querySelectorAll(".pick").forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
-    svg.querySelectorAll(".edges").forEach((own) => own.toggleAttribute("hidden", own.dataset.group !== button.dataset.group));
+    svg.querySelectorAll(".edges").forEach((own) => {
+      const hide = own.dataset.group !== button.dataset.group;
+      own.toggleAttribute("hidden", hide);
+      own.setAttribute("display", hide ? "none" : "inline");
+    });
     const again = picked; picked = null; if (again) pick(again);
   });
   end();
