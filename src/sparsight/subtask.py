@@ -273,7 +273,7 @@ def _drawn(
 ) -> ChainReport:
     """Say what a chain is, and draw it."""
     nodes = [
-        Drawn(node.layer, node.title, node.number, node.weights, crops.get(number, ()))
+        Drawn(node.layer, node.title, node.number, node.weights, crops.get(number, ()), node.direct)
         for number, node in enumerate(graph.nodes)
     ]
     notes = []

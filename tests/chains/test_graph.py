@@ -254,6 +254,12 @@ def test_heads_and_neurons_have_edges_through_the_stream(attention):
     kinds = {(graph.nodes[e.source].title.split()[-1], graph.nodes[e.target].title.split()[-1])
              for e in graph.edges}  # fmt: skip
     assert {("heads", "neurons"), ("neurons", "heads"), ("heads", "heads")} <= kinds
+    through = [own.layer for own in graph.nodes if any(own.direct)]
+    assert len(set(through)) > 1, "writers of the stream reach the answer, not only the last"
+    last = max(own.layer for own in graph.nodes)
+    for own in graph.nodes:
+        if own.layer == last:
+            assert own.direct[0] == pytest.approx(own.weights[0], rel=1e-9)
     for edge in graph.edges[:: len(graph.edges) // 20]:
         source, target = graph.nodes[edge.source], graph.nodes[edge.target]
         assert source.layer < target.layer
@@ -292,6 +298,8 @@ def test_writers_of_a_stream_share_its_edges():
         if graph.nodes[edge.target].title == "last":
             into[graph.nodes[edge.target].number] += edge.weights[0]
     assert {graph.nodes[e.source].title for e in graph.edges} == {"stem", "block"}
+    for own in graph.nodes:  # others reach the answer through the last layer alone
+        assert own.direct == (own.weights if own.title == "last" else (0.0,))
     for number, total in into.items():  # nothing else is read, and no bias made
         assert total == pytest.approx(node["last", number].weights[0], rel=1e-9)
 

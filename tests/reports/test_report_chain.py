@@ -25,10 +25,10 @@ EVIL = '<img src=x onerror="alert(1)">'
 def make(**changes: object) -> ChainReport:
     crop = np.full((8, 8, 3), 0.5)
     nodes = [
-        Drawn(0, "stem", 3, [0.5, 0.1], [crop, crop]),
+        Drawn(0, "stem", 3, [0.5, 0.1], [crop, crop], [0.1, 0.0]),
         Drawn(1, f"deep {EVIL}", 7, [-0.5, 0.2], [crop]),
         Drawn(1, "deep", 8, [0.25, 0.3]),
-        Drawn(2, "last", 0, [1.0, -2.0]),
+        Drawn(2, "last", 0, [1.0, -2.0], direct=[1.0, -2.0]),
     ]
     edges = [Line(0, 1, [0.5, 0.0]), Line(0, 2, [-0.1, 0.4]), Line(1, 3, [1.0, 1.0])]
     given: dict[str, object] = {
@@ -53,8 +53,9 @@ def test_the_page_escapes_everything() -> None:
 
 def test_the_picture_has_a_line_for_each_group() -> None:
     picture = str(chain_picture(make()))
-    groups = re.findall(r'<g class="edges" data-group="(\d)"( hidden)?>', picture)
-    assert groups == [("0", ""), ("1", " hidden")]
+    groups = re.findall(r'<g class="edges" data-group="(\d)"([^>]*)>', picture)
+    assert groups == [("0", ""), ("1", ' hidden="hidden" display="none"')]
+    assert picture.count('data-to="4"') == 2, "a unit of the first layer reaches the answer too"
     assert picture.count('class="node"') == 4
     assert picture.count('class="node answer"') == 2
     assert picture.count("edge minus") == 2, "against the answer, one kernel and one unit"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,15 @@ class Node:
         Of its layer, and its own in it.
     weights
         Contribution to the logits of each group of images, a mean over them.
+    direct
+        The part of it that comes through no other layer of units.
     """
 
     layer: int
     title: str
     number: int
     weights: tuple[float, ...]
+    direct: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class ChainGraph:
             "nodes": [
                 {
                     "layer": node.layer, "title": node.title, "unit": node.number,
-                    "weights": list(node.weights),
+                    "weights": list(node.weights), "direct": list(node.direct),
                 }
                 for node in self.nodes
             ],
@@ -113,6 +116,7 @@ class ChainGraph:
         graph = networkx.DiGraph()
         for number, node in enumerate(self.nodes):
             named = {f"weight {g}": w for g, w in zip(self.groups, node.weights, strict=True)}
+            named |= {f"direct {g}": w for g, w in zip(self.groups, node.direct, strict=True)}
             graph.add_node(number, layer=node.title, unit=node.number, **named)
         for edge in self.edges:
             named = {f"weight {g}": w for g, w in zip(self.groups, edge.weights, strict=True)}
@@ -187,17 +191,21 @@ def chain_graph(
     layers, nodes = _nodes(gated, chain, shares.T @ units, most)
     if not nodes:
         raise InputError("the chain keeps no unit, so there is nothing to draw: keep more")
-    weights = torch.zeros(len(nodes), len(names), len(nodes), dtype=torch.float64)
+    weights = torch.zeros(len(nodes) + 1, len(names), len(nodes), dtype=torch.float64)
     places = [gated.units.index(node.title, node.number) for node in nodes]
     for part in parts:
         for number, passed in _direct(gated, chain, images[part], asked[part], nodes):
             weights[number] += shares[part].T @ passed[:, places]
     edges = tuple(
         Edge(source, target, tuple(weights[target, :, source].tolist()))
-        for target, source in weights.any(1).nonzero().tolist()
+        for target, source in weights[:-1].any(1).nonzero().tolist()
         if nodes[target].layer != nodes[source].layer  # of a layer that is used again
     )
-    return ChainGraph(names, layers, nodes, edges)
+    drawn = (
+        replace(node, direct=tuple(own))
+        for node, own in zip(nodes, weights[-1].T.tolist(), strict=True)
+    )
+    return ChainGraph(names, layers, tuple(drawn), edges)
 
 
 def _gates(chain: Chain, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +248,9 @@ def _nodes(
 def _direct(
     gated: Gated, chain: Chain, images: Tensor, asked: Tensor, nodes: Sequence[Node]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Find what nodes have straight from each unit, ``(N, units)``, with the node's number.
+    """Find what nodes, and last the answer, have straight from each unit, ``(N, units)``.
+
+    With the node's number, of the answer that after all nodes.
 
     One pass tells how the logit asked about depends on what layers give. In another, what a layer
     reads depends on gates, but not on what other layers read.
@@ -270,7 +280,7 @@ def _direct(
         made = [edge for own in calls.values() for edge in own if edge is not None]
         found = torch.autograd.grad(logits.sum(), made, allow_unused=True) if made else ()
         pulls = dict(zip(made, found, strict=True))
-        gated.logits(images, units, branches, on_read=cut)
+        answer = gated.logits(images, units, branches, on_read=cut).gather(1, asked[:, None])
         for number, node in enumerate(nodes):
             outputs, along = [], []
             for part in rows[node.title]:
@@ -287,6 +297,9 @@ def _direct(
                 )
                 if passed is not None:
                     yield number, (passed * units.detach()).double().cpu()
+        if answer.requires_grad:
+            (passed,) = torch.autograd.grad(answer.sum(), units)
+            yield len(nodes), (passed * units.detach()).double().cpu()
 
 
 def _lines(gated: Gated, use: LayerInput, lines: slice) -> Tensor:

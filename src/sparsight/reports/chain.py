@@ -30,6 +30,8 @@ class Drawn:
         Contribution to each group's answers.
     crops
         Where it answers most, ``(H, W, 3)`` in 0..1, the best first.
+    direct
+        The part of its contributions that comes through no other layer of units, if it is known.
     """
 
     layer: int
@@ -37,6 +39,7 @@ class Drawn:
     number: int
     weights: Sequence[float]
     crops: Sequence[Array] = ()
+    direct: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,13 @@ class ChainAnswer:
             if name not in ("nodes", "edges", "scores", "images")
         }
         nodes = [
-            {"layer": n.layer, "title": n.title, "number": n.number, "weights": list(n.weights)}
+            {
+                "layer": n.layer,
+                "title": n.title,
+                "number": n.number,
+                "weights": list(n.weights),
+                "direct": list(n.direct),
+            }
             for n in self.report.nodes
         ]
         edges = [asdict(edge) for edge in self.report.edges]

@@ -24,6 +24,7 @@ text { font: 11px sans-serif; fill: #1c1e21; text-anchor: middle; }
 .column { fill: #5b6068; font-size: 10.5px; }
 .floor { fill: #ffffff; } .edge { fill: none; opacity: .55; }
 .edge.plus { stroke: #0d6a6c; } .edge.minus { stroke: #9d2419; }
+.node image { clip-path: inset(0 round 7px); }
 .node rect { fill: #f1efe8; } .node .rim { fill: none; stroke: #e3e0d6; stroke-width: 1.5; }
 .node.answer .rim { fill: #f1efe8; stroke: #0d6a6c; } .node.answer .number { font-weight: 600; }
 </style>"""
@@ -53,15 +54,13 @@ def _places(report: ChainReport) -> tuple[list[tuple[float, float]], float, floa
 
 
 def _answers(report: ChainReport) -> list[Line]:
-    """Lines from the last column to what is answered, by what its units contribute."""
-    last = max(node.layer for node in report.nodes)
+    """Lines to what is answered, by what units contribute to it directly."""
     found = []
     for number, node in enumerate(report.nodes):
-        if node.layer == last:
-            for group in range(len(report.groups)):
-                weights = [0.0] * len(report.groups)
-                weights[group] = node.weights[group]
-                found.append(Line(number, len(report.nodes) + group, weights))
+        for group, direct in enumerate(node.direct):
+            weights = [0.0] * len(report.groups)
+            weights[group] = direct
+            found.append(Line(number, len(report.nodes) + group, weights))
     return found
 
 
