@@ -170,7 +170,7 @@ class Sweep:
         if found is None:
             raise _unkept("trace", number)
         parts, facts = found
-        return Trace.unpack(parts, facts if weights else facts | {"tensors": {}})
+        return Trace.unpack(parts, facts, weights=weights)
 
     def statistics(self, *, profiles: bool = False) -> Statistics:
         """Put together what is usual for each unit over all images.

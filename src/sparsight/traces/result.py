@@ -279,8 +279,10 @@ class Trace:
         }
 
     @classmethod
-    def unpack(cls, parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Trace:
-        """Undo :meth:`pack`, bit for bit.
+    def unpack(
+        cls, parts: Mapping[str, Tensor], facts: Mapping[str, Any], *, weights: bool = True
+    ) -> Trace:
+        """Undo :meth:`pack`, bit for bit; without ``weights`` all but the tensors.
 
         Raises
         ------
@@ -288,10 +290,10 @@ class Trace:
             If the parts do not fit the facts.
         """
         try:
-            tensors = unpack_all(parts, facts["tensors"])
+            tensors = unpack_all(parts, facts["tensors"] if weights else {})
             layers = tuple(LayerTrace(**layer) for layer in facts["layers"])
             for layer in layers:
-                _require_sound(layer, tensors)
+                _require_sound(layer, tensors if weights else None)
             return cls(
                 tensors,
                 layers,
@@ -359,8 +361,8 @@ class Trace:
         )
 
 
-def _require_sound(layer: LayerTrace, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a layer that cannot be of these tensors.
+def _require_sound(layer: LayerTrace, tensors: Mapping[str, Tensor] | None) -> None:
+    """Refuse a layer that cannot be, or not be of these tensors.
 
     Raises
     ------
@@ -381,6 +383,8 @@ def _require_sound(layer: LayerTrace, tensors: Mapping[str, Tensor]) -> None:
     )
     if not sound:
         raise ValueError(f"layer {layer.name!r} is described by other values than a layer has")
+    if tensors is None:
+        return
     tensor = tensors.get(layer.parameter)
     if tensor is None and layer.sparsity > 0:
         raise ValueError(f"the values of layer {layer.name!r} are missing")
