@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from sparsight.networks import LayerInput, images_first
-from sparsight.networks.recording import pad_input
+from sparsight.networks.calls import pad_input
 from sparsight.networks.watching import wide
 
 __all__ = ["sums_of_gradients"]

@@ -34,7 +34,7 @@ from sparsight.chains.result import Chain
 from sparsight.chains.tasks import Gated
 from sparsight.errors import InputError
 from sparsight.networks import Network
-from sparsight.networks.recording import LayerCall, LayerInput, pad_input
+from sparsight.networks.calls import LayerCall, LayerInput, pad_input
 
 __all__ = ["ChainGraph", "Edge", "Node", "chain_graph"]
 

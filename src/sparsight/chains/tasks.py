@@ -13,9 +13,9 @@ from sparsight.chains.settings import ChainSettings
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, Units, shared_view
 from sparsight.networks.branches import Branch, branches_of
+from sparsight.networks.calls import LayerCall, LayerInput
 from sparsight.networks.gates import Gates, switched_at
 from sparsight.networks.outputs import LogitsOnly
-from sparsight.networks.recording import LayerCall, LayerInput
 from sparsight.networks.units import UnitGroup
 from sparsight.networks.watching import PassPlan, require_apart
 from sparsight.traces.augment import Augmentation

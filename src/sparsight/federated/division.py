@@ -9,8 +9,9 @@ from torch import nn
 
 from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, weight_matrices
+from sparsight.networks.calls import LayerCall
 from sparsight.networks.classifier import PixelClassifier
-from sparsight.networks.recording import LayerCall, Recording
+from sparsight.networks.recording import Recording
 
 __all__ = ["Division", "find_head", "group_norms"]
 

@@ -1,19 +1,19 @@
 """A network and its parts: load, weight matrices, overlays, recorded calls, units."""
 
 from sparsight.networks.blocks import blocks_of
+from sparsight.networks.calls import (
+    ConvGeometry,
+    LayerCall,
+    LayerInput,
+    image_dimension,
+    images_first,
+)
 from sparsight.networks.load import load
 from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.network import Network, open_image
 from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
-from sparsight.networks.recording import (
-    ConvGeometry,
-    LayerCall,
-    LayerInput,
-    Recording,
-    image_dimension,
-    images_first,
-)
+from sparsight.networks.recording import Recording
 from sparsight.networks.units import KINDS, Part, UnitGroup, Units
 from sparsight.networks.view import shared_view
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from sparsight.networks.calls import LayerCall
 from sparsight.networks.matrices import weight_matrices
 from sparsight.networks.network import Network
-from sparsight.networks.recording import LayerCall, Recording
+from sparsight.networks.recording import Recording
 
 __all__ = ["Coverage", "UncoveredLayer", "coverage"]
 

@@ -25,7 +25,8 @@ from weakref import ref
 from torch import Tensor, nn
 
 from sparsight.networks.branches import Branch, BranchGates
-from sparsight.networks.recording import LayerCall, LayerInput, Recording
+from sparsight.networks.calls import LayerCall, LayerInput
+from sparsight.networks.recording import Recording
 from sparsight.networks.units import Part, UnitGroup, Units
 from sparsight.networks.watching import Normalisations, NormCall, PassPlan, along
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparsight.errors import UnsupportedError
+from sparsight.networks.calls import LayerCall, image_dimension
 from sparsight.networks.network import Network
-from sparsight.networks.recording import LayerCall, Recording, image_dimension
+from sparsight.networks.recording import Recording
 from sparsight.networks.units import Units
 
 __all__ = ["NormCall", "Normalisations", "PassPlan", "along", "require_apart", "wide"]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sparsight.errors import UnsupportedError
 from sparsight.networks import weight_matrices
+from sparsight.networks.calls import LayerCall
 from sparsight.networks.dependencies import dependencies_of, refused_as_unsupported
-from sparsight.networks.recording import LayerCall, Recording
+from sparsight.networks.recording import Recording
 
 __all__ = ["Channels", "channel_groups", "layer_costs", "prunable_weights"]
 

@@ -4,11 +4,12 @@ from sparsight.traces.allocation import DEFAULT_SPARSITY, Sparsity, allocate
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.compare import LayerDiff, TraceDiff, compare
 from sparsight.traces.engine import trace, trace_at
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.many import TraceOptions, trace_many
 from sparsight.traces.options import COMPENSATED
 from sparsight.traces.overlap import Overlap
 from sparsight.traces.presets import PRESETS
-from sparsight.traces.result import LayerTrace, Trace
+from sparsight.traces.result import Trace
 from sparsight.traces.solvers import SOLVERS
 
 __all__ = [

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sparsight.errors import InputError, NumericalError
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.overlap import Overlap
-from sparsight.traces.result import LayerTrace, Trace
+from sparsight.traces.result import Trace
 
 __all__ = ["LayerDiff", "TraceDiff", "compare"]
 

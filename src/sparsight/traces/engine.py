@@ -18,12 +18,13 @@ from sparsight.networks import Network, overlay
 from sparsight.storage import library_versions
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
 from sparsight.traces.augment import Augmentation
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.observe import Sampling
 from sparsight.traces.options import COMPENSATED, HELD_OUT, POSITIONS, Options, most_views
 from sparsight.traces.plan import make_plan
 from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
-from sparsight.traces.result import LayerTrace, Trace
+from sparsight.traces.result import Trace
 from sparsight.traces.solvers.patterns import parse_pattern
 from sparsight.traces.views import describe_views, make_views
 

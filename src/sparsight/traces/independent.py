@@ -14,11 +14,12 @@ from torch import Tensor
 from sparsight.errors import NumericalError
 from sparsight.networks import LayerCall, Network, Recording, WeightMatrix
 from sparsight.networks.matrices import parameter_of, weight_of
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.moments import Moment, moment_for
 from sparsight.traces.plan import Plan
 from sparsight.traces.precision import in_full
-from sparsight.traces.result import LayerTrace
 from sparsight.traces.solvers import Moments, solve_at
+from sparsight.traces.views import require_answers
 
 __all__ = ["record", "solve_layers"]
 
@@ -60,18 +61,20 @@ def record(
                 progress("recording", start, len(views))
             part = views[start : start + chunk]
             answers = network(part.contiguous(memory_format=torch.channels_last))
-            bad = (~answers.isfinite()).any(1).nonzero()[:, 0].tolist()
-            if bad:
-                raise NumericalError(
-                    f"the network answers NaN or infinity to view {start + bad[0] + 1} of the "
-                    "sample: augment it less"
-                )
+            require_answers(answers, start + 1)
     return moments, outputs
 
 
 def _block(matrix: WeightMatrix) -> int:
     """Columns that share a mask decision: one input channel, or enough for a choice to exist."""
     return max(matrix.block, -(-_CHOICE // matrix.rows)) if matrix.block == 1 else matrix.block
+
+
+def _shared(solver: str, matrix: WeightMatrix, block: int) -> int:
+    """Weights that a solver decides on together, one of which it keeps at least."""
+    if solver == "sparsegpt":
+        return matrix.rows * min(block, matrix.columns)
+    return matrix.columns if solver == "wanda" else matrix.rows * matrix.columns
 
 
 def _solve(
@@ -85,8 +88,7 @@ def _solve(
     """Solve one layer at several sparsities: the sparse matrix and what became of it."""
     solver, damping = settings
     block = _block(matrix)
-    whole = matrix.columns if solver in ("wanda", "sparsegpt") else matrix.columns * matrix.rows
-    size = matrix.rows * min(block, matrix.columns) if solver == "sparsegpt" else whole
+    size = _shared(solver, matrix, block)
     spared = [round(sparsity * size) == size for sparsity in sparsities]
     least = [
         (size - 1) / size if one else asked for asked, one in zip(sparsities, spared, strict=True)

@@ -35,12 +35,13 @@ from sparsight.networks import (
     WeightMatrix,
     images_first,
 )
+from sparsight.networks.calls import pad_input
 from sparsight.networks.matrices import weight_of
-from sparsight.networks.recording import pad_input
 from sparsight.traces.plan import Shapes
 from sparsight.traces.positions import Positions, draw, inputs_at, outputs_at, wide
 from sparsight.traces.precision import in_full
 from sparsight.traces.result import against_rest
+from sparsight.traces.views import require_answers
 
 __all__ = ["Observed", "Sampling", "observe"]
 
@@ -194,11 +195,7 @@ def _require_finite(found: Observed) -> None:
     NumericalError
         An answer, or a gradient of one, is NaN or infinite.
     """
-    bad = (~found.logits.isfinite()).any(1).nonzero()[:, 0].tolist()
-    if bad:
-        raise NumericalError(
-            f"the network answers NaN or infinity to view {bad[0]} of the sample: augment it less"
-        )
+    require_answers(found.logits, 0)
     for name, passed in found.passed.items():
         if not passed.isfinite().all():
             raise NumericalError(

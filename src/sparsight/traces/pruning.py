@@ -16,10 +16,11 @@ from sparsight.networks import Network, WeightMatrix, overlay
 from sparsight.traces.allocation import Rule, Sparsity, allocate
 from sparsight.traces.compensate import compensate, keep_by_layer, keep_over_network
 from sparsight.traces.independent import record, solve_layers
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.observe import Observed, Sampling, observe
 from sparsight.traces.plan import Plan
 from sparsight.traces.precision import run_in
-from sparsight.traces.result import LayerTrace, against_rest, divergence
+from sparsight.traces.result import against_rest, divergence
 from sparsight.traces.solvers.patterns import Pattern
 
 __all__ = ["Clock", "Found", "Progress", "Run", "front_to_back", "layer_by_layer"]

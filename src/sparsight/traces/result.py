@@ -17,12 +17,13 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError, NetworkError
-from sparsight.networks import Network, WeightMatrix, overlay
+from sparsight.networks import Network, overlay
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
+from sparsight.traces.layers import LayerTrace
 from sparsight.traces.packing import pack_all, unpack_all
 
-__all__ = ["LayerTrace", "Trace", "against_rest", "divergence"]
+__all__ = ["Trace", "against_rest", "divergence"]
 
 _SCHEMA = 2
 _MANIFEST = "trace.json"
@@ -63,86 +64,6 @@ def against_rest(logits: Tensor, target: int) -> Tensor:
     rest = wide.clone()
     rest[..., target] = -torch.inf
     return torch.stack([wide[..., target], rest.logsumexp(-1)], -1)
-
-
-@dataclass(frozen=True)
-class LayerTrace:
-    """What became of one weight matrix.
-
-    Attributes
-    ----------
-    name, parameter, kind, groups, rows, columns
-        As in :class:`sparsight.networks.WeightMatrix`.
-    requested
-        Share of weights that was to be pruned.
-    sparsity
-        Share of weights that are zero in the trace.
-    error
-        Relative output error on the augmentations; ``None`` where nothing was recorded.
-    damping
-        Absolute damping added to the diagonal of the second moment.
-    note
-        Dead inputs, a change of precision, or why the layer was left alone.
-    start
-        As in :class:`sparsight.networks.WeightMatrix`.
-    """
-
-    name: str
-    parameter: str
-    kind: str
-    groups: int
-    rows: int
-    columns: int
-    requested: float
-    sparsity: float
-    error: float | None
-    damping: float
-    note: str = ""
-    start: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        matrix: WeightMatrix,
-        requested: float,
-        sparsity: float,
-        error: float | None,
-        damping: float,
-        note: str,
-    ) -> LayerTrace:
-        """Describe what became of a weight matrix."""
-        return cls(
-            matrix.name,
-            matrix.parameter,
-            matrix.kind,
-            matrix.groups,
-            matrix.rows,
-            matrix.columns,
-            requested,
-            sparsity,
-            error,
-            damping,
-            note,
-            matrix.start,
-        )
-
-    @classmethod
-    def left_alone(cls, matrix: WeightMatrix, why: str) -> LayerTrace:
-        """Describe a weight matrix that the trace does not touch."""
-        return cls.of(matrix, 0.0, 0.0, None, 0.0, why)
-
-    @property
-    def numel(self) -> int:
-        """Number of weights."""
-        return self.groups * self.rows * self.columns
-
-    def pack(self, parameter: Tensor) -> Tensor:
-        """Read the layer's parameter tensor as ``(groups, rows, columns)``."""
-        matrix = WeightMatrix(
-            self.name, self.parameter, self.kind, self.groups, self.rows, self.columns,
-            start=self.start,
-        )  # fmt: skip
-        return matrix.pack(parameter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +214,7 @@ class Trace:
             tensors = unpack_all(parts, facts["tensors"] if weights else {})
             layers = tuple(LayerTrace(**layer) for layer in facts["layers"])
             for layer in layers:
-                _require_sound(layer, tensors if weights else None)
+                layer.require_sound(tensors if weights else None)
             return cls(
                 tensors,
                 layers,
@@ -359,37 +280,6 @@ class Trace:
             f"Trace({len(self.tensors)} parameters pruned, sparsity {self.sparsity:.1%}, "
             f"prediction {kept}, KL {self.kl:.3g} nats)"
         )
-
-
-def _require_sound(layer: LayerTrace, tensors: Mapping[str, Tensor] | None) -> None:
-    """Refuse a layer that cannot be, or not be of these tensors.
-
-    Raises
-    ------
-    ValueError
-        It has values of other kinds, or other sizes than its tensor.
-    """
-    words = (layer.name, layer.parameter, layer.kind, layer.note)
-    sizes = (layer.groups, layer.rows, layer.columns)
-    shares = (layer.requested, layer.sparsity)
-    others = (layer.damping, 0.0 if layer.error is None else layer.error)
-    sound = (
-        all(isinstance(word, str) for word in words)
-        and all(isinstance(size, int) and size > 0 for size in sizes)
-        and isinstance(layer.start, int)
-        and layer.start >= 0
-        and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
-        and all(isinstance(other, int | float) for other in others)
-    )
-    if not sound:
-        raise ValueError(f"layer {layer.name!r} is described by other values than a layer has")
-    if tensors is None:
-        return
-    tensor = tensors.get(layer.parameter)
-    if tensor is None and layer.sparsity > 0:
-        raise ValueError(f"the values of layer {layer.name!r} are missing")
-    if tensor is not None and (tensor.numel() % layer.numel if not layer.start else 0):
-        raise ValueError(f"layer {layer.name!r} is not of the size of its values")
 
 
 def _module(model: Network | nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sparsight.errors import InputError
+from sparsight.errors import InputError, NumericalError
 from sparsight.networks import Network, open_image
 from sparsight.networks.preprocessing import to_unit
 from sparsight.traces.augment import Augmentation
@@ -52,6 +52,22 @@ def make_views(
         unit = preprocessing.denormalize(x[0].float())
     views = augmentations(unit, preprocessing.size, seed=seed, most=most, fill=preprocessing.mean)
     return preprocessing.normalize(views).to(x.dtype)
+
+
+def require_answers(answers: Tensor, first: int) -> None:
+    """Refuse answers ``(views, classes)`` that are no numbers; views count from ``first``.
+
+    Raises
+    ------
+    NumericalError
+        Naming the view; 0 is the sample itself.
+    """
+    bad = (~answers.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if bad:
+        raise NumericalError(
+            f"the network answers NaN or infinity to view {first + bad[0]} of the sample: "
+            "augment it less"
+        )
 
 
 def describe_views(augmentations: Augmentation | Tensor) -> dict[str, Any]:

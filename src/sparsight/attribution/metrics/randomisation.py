@@ -14,10 +14,11 @@ from sparsight.attribution.metrics.inputs import answering, checked_images, chec
 from sparsight.attribution.metrics.ranks import rank_correlation
 from sparsight.attribution.registry import Method
 from sparsight.errors import InputError, NetworkError
+from sparsight.networks.calls import LayerCall
 from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.network import Network
 from sparsight.networks.overlay import overlay
-from sparsight.networks.recording import LayerCall, Recording
+from sparsight.networks.recording import Recording
 
 __all__ = ["Randomisation", "randomise"]
 
