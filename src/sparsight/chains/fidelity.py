@@ -227,8 +227,10 @@ def judge(
         raise InputError(f"{len(labels)} labels for {len(images)} images: give each image its own")
     sizes = len(gated.units), len(gated.branches)
     for name, selection in selections.items():
+        if isinstance(selection, Chain):
+            selection.require_of(gated)
         own = len(selection.kept), len(selection.open)
-        if own != sizes and not isinstance(selection, Chain):
+        if own != sizes:
             raise InputError(
                 f"{name} selects from {own[0]} units and {own[1]} branches, the network has "
                 f"{sizes[0]} and {sizes[1]}: select from those"
@@ -239,8 +241,6 @@ def judge(
     found = {"whole": fidelity(answers, answers, classes, given)}
     for number, (name, selection) in enumerate(selections.items()):
         progress("fidelity", number, len(selections))
-        if isinstance(selection, Chain):
-            selection.require_of(gated)
         kept = selection.kept.to(images.device, torch.float32)
         opened = selection.open.to(images.device, torch.float32)
         every = len(images), -1

@@ -13,7 +13,8 @@ image is answered with. Between two convolutions with a ReLU it is the activatio
 contribution of the kernel between them, :math:`\sum \partial z / \partial y_j \, (W_{ji} * x_i)`.
 Where several layers add to one stream, as residual blocks, attention heads and perceptrons do,
 each has its own part; what bends on the way is taken by its slope, as in edge attribution patching
-(Syed et al., 2023). What units contribute to the answer is told by all paths together.
+(Syed et al., 2023). What units contribute to the answer is told likewise, and by all paths
+together.
 """
 
 from __future__ import annotations
@@ -174,16 +175,12 @@ def chain_graph(
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}: give 1 or more")
     gated = chain.gated(network, images)
+    asked = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)])
     if groups is None:
-        groups = [
-            network.label(int(answer))
-            for part in images.split(chunk)
-            for answer in network.logits(part).argmax(1)
-        ]
+        groups = [network.label(answer) for answer in asked.tolist()]
     if len(groups) != len(images):
         raise InputError(f"{len(groups)} groups for {len(images)} images: give each image its own")
     names = tuple(dict.fromkeys(groups))
-    asked = torch.cat([network.logits(part).argmax(1) for part in images.split(chunk)])
     shares = torch.tensor([[float(group == name) for name in names] for group in groups])
     shares = shares.double() / shares.sum(0)  # for means over the images of a group
     parts = [slice(start, start + chunk) for start in range(0, len(images), chunk)]

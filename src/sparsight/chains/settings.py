@@ -103,9 +103,10 @@ class ChainSettings:
         return self.steps // 2 if self.keep is not None else 0
 
     def tries_at(self, step: int) -> bool:
-        """Tell whether a chain is tried after a step."""
+        """Tell whether a chain is tried after a step that is not the last."""
         on = self.keep is not None and self.tries > 0 and step >= self.settles
-        return on and (step + 1) % self.tries == 0
+        last = step + 1 == self.steps  # it is tried in any case
+        return on and not last and (step + 1) % self.tries == 0
 
     def schedule(self, step: int) -> tuple[float, float | None]:
         """Temperature, and share of open gates, at a step."""
