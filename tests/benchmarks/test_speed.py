@@ -101,14 +101,18 @@ def test_everything_in_turn(net: Network, called: list[Any]) -> None:
 
 def test_the_default_trace_is_not_timed_twice(net: Network, called: list[Any]) -> None:
     found = measure_speed(net, noise_image(), repeats=1, published=0, sparsity=0.9)
-    assert list(found.seconds) == ["forward", "fastest forward", "trace", "trace of all views"]
+    assert list(found.seconds) == [
+        "forward", "fastest forward", "trace", "trace of all views", "trace in bfloat16",
+    ]  # fmt: skip
     default = {"seed": 0, "sparsity": 0.9}
     every = {**default, "augmentations": 64, "positions": 8 * 56}
-    assert [options for _, options in called] == [default, default, every]
+    half = {**default, "augmentations": 64, "precision": "bfloat16"}
+    assert [options for _, options in called] == [default, default, every, half]
     assert found.settings["sparsity"] == 0.9
     assert found.image == "image, 500 x 375 pixels"
     assert list(found.ratios) == [
         "trace over forward", "trace over fastest forward", "trace of all views over forward",
+        "trace in bfloat16 over forward",
     ]  # fmt: skip
 
 

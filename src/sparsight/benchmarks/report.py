@@ -21,6 +21,8 @@ _RATIOS = [
     ("published", "trace"),
     ("trace of all views", "forward"),
     ("published", "trace of all views"),
+    ("trace in bfloat16", "forward"),
+    ("published", "trace in bfloat16"),
     ("published", "default trace"),
 ]
 

@@ -279,6 +279,10 @@ def _subjects(
         subjects["trace of all views"] = partial(
             default, augmentations=count, positions=positions_for(count)
         )
+        if network.dtype == torch.float32:
+            subjects["trace in bfloat16"] = partial(
+                default, augmentations=count, precision="bfloat16"
+            )
     for solver in solvers:
         if solver != first.settings["solver"]:
             subjects[f"solver {solver}"] = partial(
