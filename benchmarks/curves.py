@@ -34,7 +34,7 @@ from sparsight.attribution.metrics import BLIND, roc_auc
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.networks import Network, load, open_image
 from sparsight.networks.preprocessing import to_unit
-from sparsight.traces import Augmentation, trace
+from sparsight.traces import Augmentation, Trace, trace, trace_at
 from tables import Rows, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ RESULT = ROOT / "benchmarks" / "results" / "curves.json"
 PAGE = ROOT / "docs" / "how-to" / "choosing-sparsity.md"
 PICTURE = ROOT / "docs" / "images" / "curves.png"
 
-SOLVERS = ("compensated", "forward", "refit", "sparsegpt", "wanda", "magnitude")
+SOLVERS = ("compensated", "forward", "obs", "refit", "sparsegpt", "wanda", "magnitude")
 FORWARD_FROM = 0.9  # it adds weight after weight: made for few of them, hours for many
 FRESH = Augmentation(count=16)
 
@@ -53,15 +53,16 @@ class Amount(NamedTuple):
 
     levels: tuple[float, ...]  # of every solver
     images: int  # at each of them
+    exact: int  # of these, how many for exact OBS, which takes hours on large layers
     default: int  # images for the default
 
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 AMOUNTS = {
-    "embedded": Amount(LEVELS, 20, 100),
-    "resnet20": Amount(LEVELS, 10, 100),
-    "resnet56": Amount((), 0, 40),
-    "resnet50": Amount((0.98,), 2, 34),
+    "embedded": Amount(LEVELS, 20, 5, 100),
+    "resnet20": Amount(LEVELS, 10, 10, 100),
+    "resnet56": Amount((0.8, 0.9, 0.98), 10, 10, 40),
+    "resnet50": Amount((0.9, 0.98), 2, 0, 34),
 }
 
 
@@ -139,9 +140,19 @@ def auc(heat: torch.Tensor, question: Question) -> float:
     return float(roc_auc(heat[None], question.mask[None]))
 
 
-def measure(network: Network, question: Question, settings: dict[str, Any]) -> dict[str, float]:
+def measure(
+    network: Network, question: Question, solver: str, sparsities: list[str], seed: int
+) -> list[dict[str, float]]:
+    """Say what traces leave; of those layer by layer, one recording serves all sparsities."""
+    if solver == "compensated":
+        found = [trace(network, question.image, sparsity=s, seed=seed) for s in sparsities]
+    else:
+        found = trace_at(network, question.image, sparsities, solver=solver, seed=seed)
+    return [judge(network, question, one) for one in found]
+
+
+def judge(network: Network, question: Question, found: Trace) -> dict[str, float]:
     """Say what one trace leaves."""
-    found = trace(network, question.image, **settings)
     unit = to_unit(question.image, network.preprocessing.channels)
     views = FRESH(unit, network.preprocessing.size, seed=1_000_003)
     views = network.preprocessing.normalize(views)
@@ -160,7 +171,6 @@ def measure(network: Network, question: Question, settings: dict[str, Any]) -> d
         "views_kept": float((before.argmax(1) == after.argmax(1)).double().mean()),
         "views_kl": float((before.exp() * (before - after)).sum(1).mean()),
         "error": mean(errors),
-        "seconds": sum(found.seconds.values()),
     }
     return result if place is None else result | {"sticker_auc": place}
 
@@ -192,31 +202,37 @@ def run(networks: list[str], rows: Rows) -> None:
         print(table([row]).splitlines()[-1], flush=True)
 
     for name in networks:
-        levels, images, default = AMOUNTS[name]
-        todo = [("compensated", "auto", default)]
-        todo += [
-            (s, f"network:{level:g}", images)
-            for s in SOLVERS
-            for level in levels
-            if s != "forward" or level >= FORWARD_FROM
-        ]
-        if name == "embedded":
-            todo.insert(0, ("dense", "none", default))
-        todo = [(*pair, count) for *pair, count in todo if (name, *pair) not in done]
-        prepared = questions(name, max(images, default)) if todo else None
+        todo = []
+        for solver, sparsities, count in plan(name):
+            missing = [s for s in sparsities if (name, solver, s) not in done]
+            if missing and count:
+                todo.append((solver, missing, count))
+        prepared = questions(name, max(count for *_, count in todo)) if todo else None
         if prepared is None:
             print(f"{name}: nothing to do" if not todo else f"{name}: no data beside the checkout")
             continue
         network, asked = prepared
-        for solver, sparsity, count in todo:
+        for solver, sparsities, count in todo:
             chosen = asked[:: len(asked) // count][:count]
             if solver == "dense":
                 for title, values in dense_rows(network, chosen).items():
                     keep(summarise(name, title, "none", {"sticker_auc": values}))
                 continue
-            settings = {"solver": solver, "sparsity": sparsity}
-            found = [measure(network, q, settings | {"seed": i}) for i, q in enumerate(chosen)]
-            keep(summarise(name, solver, sparsity, collect(found)))
+            found = [measure(network, q, solver, sparsities, i) for i, q in enumerate(chosen)]
+            for sparsity, column in zip(sparsities, zip(*found, strict=True), strict=True):
+                keep(summarise(name, solver, sparsity, collect(list(column))))
+
+
+def plan(name: str) -> Iterator[tuple[str, list[str], int]]:
+    """Solvers, their sparsities, and how many images, of one network."""
+    levels, images, exact, default = AMOUNTS[name]
+    if name == "embedded":
+        yield "dense", ["none"], default
+    yield "compensated", ["auto"], default
+    for solver in SOLVERS:
+        count = exact if solver == "obs" else images
+        fit = [level for level in levels if solver != "forward" or level >= FORWARD_FROM]
+        yield solver, [f"network:{level:g}" for level in fit], count
 
 
 def dense_rows(network: Network, asked: list[Question]) -> dict[str, list[float]]:

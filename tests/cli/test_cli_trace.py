@@ -38,6 +38,16 @@ def test_options_reach_the_trace(run: Run, home: Path) -> None:
     assert result.err == ""
 
 
+def test_options_of_the_default_solver_reach_the_trace(run: Run) -> None:
+    result = run(
+        *("trace", "a.png", "--out", "t", *BASE, "--target", "1", "--focus", "0.25"),
+        *("--positions", "64", "--precision", "bfloat16", "--json"),
+    )
+    settings = result.json["settings"]
+    names = ("target", "focus", "positions", "precision")
+    assert [settings[name] for name in names] == [1, 0.25, 64, "bfloat16"]
+
+
 def test_json(run: Run) -> None:
     summary = run("trace", "a.png", "--out", "t", *BASE, "--json").json
     assert summary["folder"] == "t"
@@ -68,6 +78,10 @@ def test_existing_folders_are_safe(run: Run, home: Path) -> None:
         (["a.png", "--model", "net.py:corrupt"], "corrupt"),
         (["a.png", "--model", "net.py:parametrized"], "computed on the fly"),
         (["a.png", "--out", "a.png"], "a.png is a file"),
+        (["a.png", "--target", "no such thing"], "no such thing"),
+        (["a.png", "--focus", "2"], "[0, 1]"),
+        (["a.png", "--positions", "0"], "positions is 0"),
+        (["a.png", "--precision", "half"], "unknown precision"),
     ],
 )
 def test_bad_input_writes_nothing(run: Run, home: Path, options: list[str], expected: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def named(image: Path, error: SparsightError) -> SparsightError:
     return error if str(image) in text else type(error)(f"{image}: {text}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TraceSettings:
     """Options that shape a trace."""
 
@@ -47,6 +48,10 @@ class TraceSettings:
     seed: int
     chunk: int | None
     device: str
+    target: str | None = None
+    focus: float | None = None
+    positions: int | None = None
+    precision: str | None = None
 
     def load(self) -> Network:
         """Load the network and check the settings against it, before any image is looked at.
@@ -62,6 +67,8 @@ class TraceSettings:
         network = load(self.model, weights=self.weights, labels=self.labels, device=self.device)
         if rule is None:
             allocate(sparsity, weight_matrices(network.model))
+        if self.target is not None:
+            network.class_index(self.target)
         return network
 
     def trace(self, network: Network, image: Path, progress: Progress) -> Trace:
@@ -72,6 +79,12 @@ class TraceSettings:
         SparsightError
             Whatever is wrong with the image or the network, named.
         """
+        given = {
+            "focus": self.focus,
+            "positions": self.positions,
+            "precision": self.precision,
+        }
+        own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         try:
             with enough_memory(network, image.name):
                 return trace(
@@ -81,11 +94,13 @@ class TraceSettings:
                     augmentations=self.augmentations,
                     solver=self.solver,
                     pattern=self.pattern,
+                    target=None if self.target is None else network.class_index(self.target),
                     seed=self.seed,
                     damping=self.damping,
                     stem=self.stem,
                     chunk=self.chunk,
                     progress=progress,
+                    **own,
                 )
         except SparsightError as error:
             raise named(image, error) from error
@@ -101,11 +116,10 @@ class TraceSettings:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExplainSettings(TraceSettings):
     """Options that shape a case."""
 
-    target: str | None
     methods: str
     neuron: tuple[str, ...] = ()
     steps: int | None = None
@@ -124,8 +138,6 @@ class ExplainSettings(TraceSettings):
         if self.steps is not None and not self.neuron:
             raise InputError("--steps is of visualizations: name neurons with --neuron")
         network = super().load()
-        if self.target is not None:
-            network.class_index(self.target)
         choose_neurons(network, self.neuron)
         if self.statistics is not None:
             self.statistics.units(network)

@@ -32,7 +32,39 @@ def trace(
     augmentations: shared.AugmentationsOption = 64,
     solver: shared.SolverOption = shared.DEFAULT_SOLVER,
     pattern: shared.PatternOption = "weight",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Class whose evidence the trace keeps, by number or name; the prediction if not "
+            "given.",
+            rich_help_panel="Trace",
+        ),
+    ] = None,
     damping: shared.DampingOption = None,
+    focus: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the weight on the image itself, the rest on its views, in [0, 1].",
+            rich_help_panel="Trace",
+            show_default="0.5",
+        ),
+    ] = None,
+    positions: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions that a layer is fitted on; a view is used for every 8 of them.",
+            rich_help_panel="Trace",
+            show_default="256",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network runs in meanwhile: full (its own) or bfloat16.",
+            rich_help_panel="Trace",
+            show_default="full",
+        ),
+    ] = None,
     stem: shared.StemOption = False,
     seed: shared.SeedOption = 0,
     chunk: shared.ChunkOption = None,
@@ -63,6 +95,10 @@ def trace(
         seed=seed,
         chunk=chunk,
         device=device,
+        target=target,
+        focus=focus,
+        positions=positions,
+        precision=precision,
     )
     check_trace_folder(out, overwrite=overwrite)
     with Display(quiet=as_json) as display:

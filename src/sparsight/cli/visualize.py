@@ -110,8 +110,9 @@ def visualize(
     if not dense and (image is None or not traced):
         raise InputError("nothing to visualize: --no-dense needs an image to trace the network for")
     settings = TraceSettings(
-        model, weights, labels, sparsity, augmentations, solver, pattern, damping, stem, seed,
-        chunk, device,
+        model=model, weights=weights, labels=labels, sparsity=sparsity,
+        augmentations=augmentations, solver=solver, pattern=pattern, damping=damping, stem=stem,
+        seed=seed, chunk=chunk, device=device,
     )  # fmt: skip
     how: dict[str, Any] = {
         "images": images, "parametrization": parametrization, "steps": steps,
