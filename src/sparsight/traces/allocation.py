@@ -105,7 +105,8 @@ def _by_pattern(ratios: Mapping[str, float], names: Sequence[str]) -> list[float
     unused = [p for p in checked if not any(_matches(p, name) for name in names)]
     if unused:
         raise InputError(
-            f"no layer matches {unused[0]!r}: layers are called {names[0]!r} ... {names[-1]!r}"
+            f"no layer matches {unused[0]!r}: layers are called {names[0]!r} ... {names[-1]!r} "
+            "(one before the first of these is pruned with stem only)"
         )
     result = []
     for name in names:
