@@ -26,6 +26,7 @@ FOUND = {
     "maps-vit_encoder": "CIFAR-10, ViT",
     "maps-vit_timm_layout": "CIFAR-10, weak ViT",
 }
+ARMS = {"trace": "", "trace:sparsity=network:0.5": "; half of the weights"}
 METRICS = {  # title, and the sign of what is better
     "roc_auc": ("ROC-AUC", 1),
     "pointing_game": ("Pointing game", 1),
@@ -55,21 +56,24 @@ def rows(metric: str, sign: int) -> list[str]:
         if not summary:
             continue
         means = summary["means"]
-        gains = [
-            sign * gain["value"]
-            for method, gain in summary["differences"]["trace"].items()
-            if method != "mean"
-        ]
-        closed = summary["closed"].get("trace")
         blind = ", ".join(
             f"{100 * means['blind'][k]['value']:.1f}" for k in ("random", "centre", "edge")
         )
-        lines.append(
-            f"| {title} | {summary['cases']} | {percent(means['dense']['mean'])} "
-            f"| {percent(means['trace']['mean'])} | {percent(closed) if closed else ''} "
-            f"| {sum(g > 0 for g in gains)}, {sum(g < -0.005 for g in gains)} of {len(gains)} "
-            f"| {blind} |"
-        )
+        for arm, more in ARMS.items():
+            if arm not in means:
+                continue
+            gains = [
+                sign * gain["value"]
+                for method, gain in summary["differences"][arm].items()
+                if method != "mean"
+            ]
+            closed = summary["closed"].get(arm)
+            lines.append(
+                f"| {title}{more} | {summary['cases']} | {percent(means['dense']['mean'])} "
+                f"| {percent(means[arm]['mean'])} | {percent(closed) if closed else ''} "
+                f"| {sum(g > 0 for g in gains)}, {sum(g < -0.005 for g in gains)} of {len(gains)} "
+                f"| {blind} |"
+            )
     return lines
 
 
