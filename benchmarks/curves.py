@@ -44,7 +44,6 @@ PAGE = ROOT / "docs" / "how-to" / "choosing-sparsity.md"
 PICTURE = ROOT / "docs" / "images" / "curves.png"
 
 SOLVERS = ("compensated", "forward", "obs", "refit", "sparsegpt", "wanda", "magnitude")
-FORWARD_FROM = 0.9  # it adds weight after weight: made for few of them, hours for many
 FRESH = Augmentation(count=16)
 
 
@@ -55,6 +54,7 @@ class Amount(NamedTuple):
     images: int  # at each of them
     exact: int  # of these, how many for exact OBS, which takes hours on large layers
     default: int  # images for the default
+    forward: float = 0.9  # it adds weight after weight: made for few of them, hours for many
 
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -62,7 +62,7 @@ AMOUNTS = {
     "embedded": Amount(LEVELS, 20, 5, 100),
     "resnet20": Amount(LEVELS, 10, 10, 100),
     "resnet56": Amount((0.8, 0.9, 0.98), 10, 10, 40),
-    "resnet50": Amount((0.9, 0.98), 2, 0, 34),
+    "resnet50": Amount((0.9, 0.98), 2, 0, 34, forward=0.98),
 }
 
 
@@ -225,13 +225,13 @@ def run(networks: list[str], rows: Rows) -> None:
 
 def plan(name: str) -> Iterator[tuple[str, list[str], int]]:
     """Solvers, their sparsities, and how many images, of one network."""
-    levels, images, exact, default = AMOUNTS[name]
+    levels, images, exact, default, begin = AMOUNTS[name]
     if name == "embedded":
         yield "dense", ["none"], default
     yield "compensated", ["auto"], default
     for solver in SOLVERS:
         count = exact if solver == "obs" else images
-        fit = [level for level in levels if solver != "forward" or level >= FORWARD_FROM]
+        fit = [level for level in levels if solver != "forward" or level >= begin]
         yield solver, [f"network:{level:g}" for level in fit], count
 
 
