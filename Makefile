@@ -17,6 +17,7 @@ TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetenso
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
+HALF := dense,trace,trace:sparsity=network:0.5
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
 .PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate sweep sweep-engine audit robust-maps views pictures
@@ -82,9 +83,9 @@ plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and mea
 	$(PLANT_18) --rules paper --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18-paper.safetensors $(LATER) --share 0.04 --epochs 4
 	$(PLANT_18) --rules paper --start $(PLANTED)/third/resnet18-paper.safetensors --blend 0.1 --epochs 0
 	$(PLANT_18) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
-	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0
+	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0 --keep
 	$(PLANT_50) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
-	$(PLANT_50) --start $(PLANTED)/mixed/resnet50-any.safetensors --blend 0.06 --epochs 0
+	$(PLANT_50) --start $(PLANTED)/mixed/resnet50-any.safetensors --blend 0.06 --epochs 0 --keep
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 
@@ -97,7 +98,9 @@ trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (thos
 
 real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py wrn16_1_backdoored --images 100
-	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder --images 16
+	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder vit_timm_layout --images 16
+	$(BIN)/python benchmarks/real_maps.py resnet56 --images 16 --arms $(HALF)
+	$(BIN)/python benchmarks/real_maps.py mobilenet_v2-objects --images 8 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 12
 	$(BIN)/python benchmarks/ground_truth_table.py
 
