@@ -36,7 +36,7 @@ demo: $(STAMP)  ## Case files of the embedded network: scenes with planted stick
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP)  ## Run the tests, except those marked slow, on all cores (four at most)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## Run the tests marked slow and keep their outcome
 	@mkdir -p $(RESULTS)
