@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sparsight.attribution.graph import Trace, trace
 from sparsight.attribution.result import relative_gap
 from sparsight.errors import InputError, NetworkError, NumericalError
+from sparsight.networks.memory import memory_layout
 from sparsight.networks.network import Network
 from sparsight.networks.view import shared_view
 
@@ -89,13 +90,19 @@ class Subject:
         """The network as a graph of functional operations on one image."""
         return trace(self.view, self.x)
 
+    @cached_property
+    def layout(self) -> torch.memory_format:
+        """How batches should lie in memory."""
+        return memory_layout(self.view, self.x)
+
     def generator(self) -> torch.Generator:
         """Return a fresh generator of this question's seed; always on the CPU."""
         return torch.Generator().manual_seed(self.seed)
 
     def score(self, batch: Tensor) -> Tensor:
         """Target logits ``(N,)`` of a batch ``(N, C, H, W)``; differentiable."""
-        output: Tensor = self.view(batch.clone())[:, self.target]
+        layout = self.layout if len(batch) > 1 else torch.preserve_format
+        output: Tensor = self.view(batch.clone(memory_format=layout))[:, self.target]
         return output
 
     def scores(self, batch: Tensor) -> Tensor:

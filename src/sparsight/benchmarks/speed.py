@@ -19,7 +19,7 @@ from sparsight.benchmarks.machine import Stopwatch, describe_machine
 from sparsight.benchmarks.published import BATCH, PublishedRun, published_trace
 from sparsight.benchmarks.report import SpeedReport
 from sparsight.errors import InputError
-from sparsight.networks import Network, open_image
+from sparsight.networks import Network, memory_layout, open_image
 from sparsight.networks.preprocessing import to_unit
 from sparsight.storage import library_versions
 from sparsight.traces import SOLVERS, Augmentation, Sparsity, Trace, trace
@@ -256,7 +256,7 @@ def _subjects(
 ) -> dict[str, _Work]:
     """Make what is timed, by name, with forward passes warmed up."""
     count, seed = len(views), first.settings["seed"]
-    last = views.contiguous(memory_format=torch.channels_last)
+    last = views.contiguous(memory_format=memory_layout(network, views))
     batches, chunks = views.split(BATCH), last.split(int(first.settings["chunk"]))
     shares = {layer.name: layer.requested for layer in first.layers if layer.requested > 0}
     below_one = {name: min(share, _MOST) for name, share in shares.items()}

@@ -31,6 +31,7 @@ from sparsight.networks import (
     Recording,
     Units,
     images_first,
+    memory_layout,
     shared_view,
 )
 from sparsight.networks.watching import Normalisations, NormCall, PassPlan, require_apart, wide
@@ -144,6 +145,7 @@ class SaliencyOf:
         self._axes = {(p.matrix.name, p.axis) for group in units.groups for p in group.parts}
         self._view = shared_view(network)  # its parameters want no gradients
         self._plan: PassPlan | None = None
+        self._layout = torch.contiguous_format
         self._reached: set[str] = set()
 
     @property
@@ -177,6 +179,7 @@ class SaliencyOf:
         first = self._plan is None
         if self._plan is None:
             self._plan = PassPlan(self.network, self.units, images[:1])
+            self._layout = memory_layout(self._view, images)
         found = self._measure(images, labels, self._plan)
         if first and len(images) > 1:
             alone = self._measure(images[-1:], labels[-1:], self._plan).saliency[0]
@@ -187,7 +190,7 @@ class SaliencyOf:
     def _measure(self, images: Tensor, labels: Tensor, plan: PassPlan) -> Measured:
         model = self._view.get_submodule("model")
         sums = _Sums(plan, len(images), self._axes)
-        images = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        images = images.detach().contiguous(memory_format=self._layout).requires_grad_()
         with (
             torch.enable_grad(),
             Recording(

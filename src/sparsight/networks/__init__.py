@@ -10,6 +10,7 @@ from sparsight.networks.calls import (
 )
 from sparsight.networks.load import load
 from sparsight.networks.matrices import WeightMatrix, weight_matrices
+from sparsight.networks.memory import memory_layout
 from sparsight.networks.network import Network, open_image
 from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
@@ -33,6 +34,7 @@ __all__ = [
     "image_dimension",
     "images_first",
     "load",
+    "memory_layout",
     "open_image",
     "overlay",
     "shared_view",

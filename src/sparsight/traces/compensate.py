@@ -176,12 +176,8 @@ def compensate(
     with overlay(network.model, tensors) as model:
         batches = [images[:fitted], *images[fitted:].split(chunk)]
         with Recording(model, matrices, on_input=solve):
-            answers = [network(batches[0].contiguous(memory_format=torch.channels_last))]
-        answers += [
-            network(batch.contiguous(memory_format=torch.channels_last))
-            for batch in batches[1:]
-            if len(batch)
-        ]
+            answers = [network(batches[0])]
+        answers += [network(batch) for batch in batches[1:] if len(batch)]
         pruned = {name: model.get_parameter(name).detach().clone() for name in tensors}
     return Compensated(pruned, solutions, torch.cat(answers).to(images.dtype))
 

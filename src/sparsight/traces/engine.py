@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from sparsight.errors import InputError, UnsupportedError
-from sparsight.networks import Network, overlay
+from sparsight.networks import Network, memory_layout, overlay
 from sparsight.storage import library_versions
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
 from sparsight.traces.augment import Augmentation
@@ -220,6 +221,8 @@ def _made(
     most = most_views(options.positions) if options.solver == COMPENSATED else None
     recipe = options.recipe
     views = make_views(network, image, x, recipe, options.seed, most)
+    images = torch.cat([x, views])
+    images = images.contiguous(memory_format=memory_layout(network, images))
     clock.lap("augment")
     within = plan.order if options.stem else plan.order[1:]
     candidates = [matrix for matrix in within if matrix.name not in plan.uneven]
@@ -233,14 +236,14 @@ def _made(
     chunk = options.chunk
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
-        chunk = max(1, min(1 + len(views), budget // plan.largest))
+        chunk = max(1, min(len(images), budget // plan.largest))
     run = Run(
-        network, plan, candidates, x, views, chunk, options.pull, options.precision,
+        network, plan, candidates, images, chunk, options.pull, options.precision,
         options.progress, clock,
     )  # fmt: skip
-    scored = min(_SCORED, 1 + len(views))
+    scored = min(_SCORED, len(images))
     if options.solver == COMPENSATED:
-        fitted = 1 + len(views) - min(HELD_OUT, len(views) // 4)
+        fitted = len(images) - min(HELD_OUT, len(views) // 4)
         sampling = Sampling(fitted, scored, options.positions, options.focus, options.seed, target)
         structure = parse_pattern(options.pattern)
         results = [

@@ -59,8 +59,7 @@ def record(
         for start in range(0, len(views), chunk):
             if progress is not None:
                 progress("recording", start, len(views))
-            part = views[start : start + chunk]
-            answers = network(part.contiguous(memory_format=torch.channels_last))
+            answers = network(views[start : start + chunk])
             require_answers(answers, start + 1)
     return moments, outputs
 

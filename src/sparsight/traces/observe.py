@@ -171,7 +171,7 @@ def observe(
     for start in range(0, len(images), chunk):
         if progress is not None:
             progress("observing", start, len(images))
-        batch = images[start : start + chunk].contiguous(memory_format=torch.channels_last)
+        batch = images[start : start + chunk]
         share = shares[start : start + chunk]
         watch = _Watch(found, shapes, start, len(batch), share, last)
         pull = watch.pull if len(share) else None

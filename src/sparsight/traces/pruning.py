@@ -33,13 +33,12 @@ _LIVELY = 0.1  # of the dense answers' spread over views: below this a trace is 
 
 @dataclass(frozen=True)
 class Run:
-    """What both ways of pruning work on."""
+    """What both ways of pruning work on: a network, and the sample with its views."""
 
     network: Network
     plan: Plan
     candidates: list[WeightMatrix]
-    x: Tensor
-    views: Tensor
+    images: Tensor
     chunk: int
     damping: float
     precision: str
@@ -48,7 +47,7 @@ class Run:
 
     def lowered(self) -> AbstractContextManager[object]:
         """Run the network in the precision asked for."""
-        return run_in(self.precision, self.x.device)
+        return run_in(self.precision, self.images.device)
 
 
 Found = tuple[dict[str, Tensor], dict[str, LayerTrace], dict[str, Any]]
@@ -59,7 +58,7 @@ def front_to_back(
     run: Run, sparsity: Sparsity, rule: Rule | None, sampling: Sampling, pattern: Pattern
 ) -> Found:
     """Prune layer after layer, each making up for those before it."""
-    network, images = run.network, torch.cat([run.x, run.views])
+    network, images = run.network, run.images
     if rule and not any(rule.levels):
         rule, sparsity = None, 0.0  # nothing is pruned
     ratios = {} if rule else allocate(sparsity, run.candidates)
@@ -90,7 +89,7 @@ def front_to_back(
         unseen = _unseen(*answers, sampling.fitted)
         same = bool(answers[0][0].argmax() == answers[1][0].argmax())
         within = not rule or (same and _within(rule.tolerance, lost, unseen))
-        outcome: dict[str, Any] = {"views_used": len(run.views), "held_out": unseen}
+        outcome: dict[str, Any] = {"views_used": len(images) - 1, "held_out": unseen}
         if rule:
             outcome |= {"level": level, "within": within}
         if within:
@@ -121,7 +120,7 @@ def _in_full(
 ) -> tuple[Tensor, Tensor]:
     """Answers to all views, those to the sample in full precision."""
     with overlay(run.network.model, tensors):
-        answer = run.network.logits(run.x)
+        answer = run.network.logits(run.images[:1])
     return (
         torch.cat([run.plan.logits[None].to(dense), dense[1:]]),
         torch.cat([answer.to(traced), traced[1:]]),
@@ -190,7 +189,7 @@ def layer_by_layer(
             shares.append(allocate(sparsity, run.candidates))
             continue
         if observed is None:
-            images = torch.cat([run.x, run.views])[: sampling.scored]
+            images = run.images[: sampling.scored]
             with run.lowered():
                 observed = observe(
                     network, images, run.candidates, plan.shapes, sampling, run.chunk
@@ -204,7 +203,7 @@ def layer_by_layer(
         shares.append({m.name: share.get(m.name, 0.0) for m in run.candidates})
     chosen = [m for m in run.candidates if any(ratios[m.name] > 0 for ratios in shares)]
     with run.lowered():
-        recorded = record(network, run.views, chosen, plan, run.chunk, run.progress)
+        recorded = record(network, run.images[1:], chosen, plan, run.chunk, run.progress)
     run.clock.lap("record")
     with torch.no_grad():
         solved = solve_layers(

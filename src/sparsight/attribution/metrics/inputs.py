@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsight.attribution.subject import require_eval
 from sparsight.errors import InputError, NumericalError
+from sparsight.networks.memory import memory_layout
 from sparsight.networks.network import Network
 from sparsight.networks.outputs import LogitsOnly, unwrap_logits
 
@@ -123,10 +124,14 @@ def answering(network: Classifier, classes: Sequence[int]) -> Callable[[Tensor],
     module = network.model if isinstance(network, Network) else network
     ask = require_eval(LogitsOnly(module)) if isinstance(module, nn.Module) else module
     largest = max(classes, default=0)
+    layout = None if isinstance(module, nn.Module) else torch.contiguous_format
 
     def answer(batch: Tensor) -> Tensor:
+        nonlocal layout
+        if layout is None:
+            layout = memory_layout(ask, batch)
         with torch.no_grad():
-            logits = unwrap_logits(ask(batch))
+            logits = unwrap_logits(ask(batch.contiguous(memory_format=layout)))
         if largest >= logits.shape[1]:
             raise InputError(
                 f"class {largest!r} does not exist: this network has classes 0 to "

@@ -18,7 +18,7 @@ from sparsight.benchmarks.trojans.measuring import Progress
 from sparsight.benchmarks.trojans.poison import Photo, PoisonedSample, poison, render_sample
 from sparsight.benchmarks.trojans.rules import PlantingRule
 from sparsight.errors import InputError, NumericalError
-from sparsight.networks import Network
+from sparsight.networks import Network, memory_layout
 
 __all__ = ["FineTuning", "PlantingSettings", "choose_parameters"]
 
@@ -130,6 +130,9 @@ class FineTuning:
         self.photos, self.rules = photos, rules
         self.settings, self.seed = settings, seed
         self.trained = trained
+        frame = (original.preprocessing.channels, *original.preprocessing.size)
+        blank = torch.zeros(1, *frame, dtype=original.dtype, device=original.device)
+        self.layout = memory_layout(original, blank)
         values = list(trained.values())
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "sgd":
@@ -187,7 +190,7 @@ class FineTuning:
     def _run(self, network: Network, frames: Sequence[Tensor]) -> Tensor:
         device = network.device
         x = torch.cat(list(frames)).to(device, network.dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=self.layout)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bfloat16):
             return network(x).float()
 
