@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from curves import ROOT, cell, collect, dense_rows, measure, questions, summarise
-from sparsight.traces import Augmentation
+from curves import ROOT, cell, collect, dense_rows, judge, questions, summarise
+from sparsight.traces import Augmentation, trace
 from tables import Rows, write_table
 
 RESULT = ROOT / "benchmarks" / "results" / "effects.json"
@@ -26,6 +26,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "positions 1024": {"positions": 1024},
     "positions 4096": {"positions": 4096},
     "every position": {"positions": EVERY},
+    "gradients 1": {"gradients": 1},
+    "gradients 4": {"gradients": 4},
+    "gradients of all images": {"gradients": EVERY},
+    "refitted 16": {"refitted": 16},
+    "refitted 32": {"refitted": 32},
+    "refitted 512": {"refitted": 512},
+    "every weight refitted": {"refitted": EVERY},
     "damping 0.03": {"damping": 0.03},
     "damping 1": {"damping": 1.0},
     "auto:0.001": {"sparsity": "auto:0.001"},
@@ -88,9 +95,14 @@ def main() -> None:
                 keep(summarise(name, title, "none", {"sticker_auc": values}))
         for title, options in VARIANTS.items():
             if (name, title) not in done:
-                rows = [measure(network, q, options | {"seed": i}) for i, q in enumerate(asked)]
+                rows = [
+                    judge(network, question, trace(network, question.image, seed=i, **options))
+                    for i, question in enumerate(asked)
+                ]
                 keep(summarise(name, title, "auto", collect(rows)))
-    write_table(PAGE, table(measured.all))
+    order = {title: number for number, title in enumerate(VARIANTS)}
+    rows = sorted(measured.all, key=lambda r: (r["network"], order.get(r["solver"], -1)))
+    write_table(PAGE, table(rows))
 
 
 if __name__ == "__main__":

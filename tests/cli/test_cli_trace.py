@@ -41,11 +41,12 @@ def test_options_reach_the_trace(run: Run, home: Path) -> None:
 def test_options_of_the_default_solver_reach_the_trace(run: Run) -> None:
     result = run(
         *("trace", "a.png", "--out", "t", *BASE, "--target", "1", "--focus", "0.25"),
-        *("--positions", "64", "--precision", "bfloat16", "--json"),
+        *("--positions", "64", "--gradients", "4", "--refitted", "9"),
+        *("--precision", "bfloat16", "--json"),
     )
     settings = result.json["settings"]
-    names = ("target", "focus", "positions", "precision")
-    assert [settings[name] for name in names] == [1, 0.25, 64, "bfloat16"]
+    names = ("target", "focus", "positions", "gradients", "refitted", "precision")
+    assert [settings[name] for name in names] == [1, 0.25, 64, 4, 9, "bfloat16"]
 
 
 def test_json(run: Run) -> None:

@@ -301,10 +301,7 @@ def brute_force(
 
 @pytest.mark.parametrize("model", [chain, Twice], ids=["chain", "twice"])
 @pytest.mark.parametrize(("sparsity", "most"), [(0.3, 512), (0.3, 5), (0.9, 512)])
-def test_layers_are_fitted_as_defined(
-    model: type[nn.Module], sparsity: float, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules["sparsight.traces.compensate"], "_MOVING", most)
+def test_layers_are_fitted_as_defined(model: type[nn.Module], sparsity: float, most: int) -> None:
     torch.manual_seed(0)
     net = wrap(model())
     images = torch.randn(6, 3, 8, 8).double()
@@ -313,7 +310,7 @@ def test_layers_are_fitted_as_defined(
     with untouched(net.model):
         observed = observe(net, images, chosen, plan.shapes, everything(6, 0.3), 4)
         keep = keep_over_network(net, observed, chosen, sparsity)
-        found = compensate(net, images, chosen, plan.shapes, observed, keep, 0.01, len(images), 1)
+        found = compensate(net, images, chosen, plan.shapes, observed, keep, 0.01, most, 6, 1)
     expected = brute_force(net, images, keep, 0.3, most)
     for matrix in chosen:
         solved = matrix.pack(found.tensors[matrix.parameter])
@@ -330,7 +327,7 @@ def test_images_beyond_those_fitted_are_only_answered() -> None:
     observed = observe(net, images, chosen, plan.shapes, everything(4, 0.3), 4)
     keep = keep_over_network(net, observed, chosen, 0.6)
     alone, found = (
-        compensate(net, x, chosen, plan.shapes, observed, keep, 0.01, 4, 2)
+        compensate(net, x, chosen, plan.shapes, observed, keep, 0.01, 128, 4, 2)
         for x in (images[:4], images)
     )
     assert all(torch.equal(found.tensors[name], value) for name, value in alone.tensors.items())

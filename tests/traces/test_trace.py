@@ -369,6 +369,18 @@ def test_views_beyond_what_positions_can_tell_are_left_out() -> None:
     assert few.settings["views_used"] == 12
 
 
+def test_weights_that_are_not_refitted_keep_their_values() -> None:
+    network, x = load("embedded"), torch.randn(1, 3, 64, 64)
+    found = trace(network, x, augmentations=4, sparsity="network:0.9", refitted=1, gradients=2)
+    for matrix in weight_matrices(network.model):
+        if matrix.parameter in found.tensors:
+            dense = matrix.pack(network.model.get_parameter(matrix.parameter))
+            traced = matrix.pack(found.tensors[matrix.parameter])
+            moved = (traced != dense) & (traced != 0)
+            assert int(moved.sum(-1).max()) == 1
+    assert (found.settings["refitted"], found.settings["gradients"]) == (1, 2)
+
+
 @pytest.mark.parametrize("solver", ["compensated", "sparsegpt", "refit"])
 def test_passes_in_bfloat16_change_little(solver: str) -> None:
     network = load("embedded")

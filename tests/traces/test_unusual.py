@@ -186,6 +186,7 @@ def test_solvers_without_blocks_prune_what_is_asked(solver, wanted):
     "options",
     [
         {"chunk": 0}, {"positions": 0}, {"positions": 2.5}, {"target": 1.0}, {"seed": 2**70},
+        {"gradients": 0}, {"gradients": True}, {"refitted": -1}, {"refitted": None},
         {"augmentations": 2.5}, {"augmentations": 0}, {"precision": "float8"}, {"damping": -1.0},
         {"focus": 2.0}, {"sparsity": "a lot"}, {"sparsity": 1.5},
         {"pattern": "2:4", "sparsity": "network:0.9"},

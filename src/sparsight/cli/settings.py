@@ -51,6 +51,8 @@ class TraceSettings:
     target: str | None = None
     focus: float | None = None
     positions: int | None = None
+    gradients: int | None = None
+    refitted: int | None = None
     precision: str | None = None
 
     def load(self) -> Network:
@@ -82,6 +84,8 @@ class TraceSettings:
         given = {
             "focus": self.focus,
             "positions": self.positions,
+            "gradients": self.gradients,
+            "refitted": self.refitted,
             "precision": self.precision,
         }
         own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -57,6 +57,22 @@ def trace(
             show_default="256",
         ),
     ] = None,
+    gradients: Annotated[
+        int | None,
+        typer.Option(
+            help="Images, this one and then its views, whose gradients say which weights matter.",
+            rich_help_panel="Trace",
+            show_default="16",
+        ),
+    ] = None,
+    refitted: Annotated[
+        int | None,
+        typer.Option(
+            help="Weights of a row that are refitted at most; the others keep their values.",
+            rich_help_panel="Trace",
+            show_default="128",
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +114,8 @@ def trace(
         target=target,
         focus=focus,
         positions=positions,
+        gradients=gradients,
+        refitted=refitted,
         precision=precision,
     )
     check_trace_folder(out, overwrite=overwrite)

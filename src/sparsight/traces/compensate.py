@@ -8,9 +8,9 @@ before it really deliver, and fits what the *dense* network computes at the same
 
     \min_{v} \; \sum_t \omega_t \, (w x_t - v \hat x_t)^2 + \lambda \|v - w\|^2, \qquad v_P = 0,
 
-so errors do not add up along the network. Of a row that keeps more than 128 weights, the 128 that
-pass most on are fitted and the others stay as they are: that is plenty to make up for what is gone,
-and bounds the work. The network runs once: a layer is solved at the moment
+so errors do not add up along the network. Of a row that keeps many weights, those that pass most on
+(128 by default) are fitted and the others stay as they are: that is plenty to make up for what is
+gone, and bounds the work. The network runs once: a layer is solved at the moment
 it is first used, and what comes after it sees the result. No more than one layer's inputs are
 held at a time.
 """
@@ -43,7 +43,6 @@ __all__ = ["Compensated", "compensate", "keep_by_layer", "keep_over_network"]
 Progress = Callable[[str, int, int], None]
 
 _PER_CLASS = 4  # weights that each class keeps
-_MOVING = 128  # weights of a row that make up for the others
 _GATHERED = 40  # products that take as long as fetching the samples of one input
 _GRAM = 0.62  # share of a Gram matrix that is computed
 _SPARSE = 16  # weights per weight that is not zero from which a sparse product is faster
@@ -121,6 +120,7 @@ def compensate(
     observed: Observed,
     keep: Mapping[str, Tensor],
     damping: float,
+    refitted: int,
     fitted: int,
     chunk: int,
     progress: Progress | None = None,
@@ -143,6 +143,8 @@ def compensate(
         Which weights stay, ``(groups, rows, columns)`` by layer.
     damping
         Relative to the mean squared input of a layer, over inputs that are not always zero.
+    refitted
+        Weights of a row that are fitted at most.
     fitted
         Images that layers are fitted on, from the first; they go through in one batch.
     chunk
@@ -168,7 +170,7 @@ def compensate(
             x, y = _fitted_on(use, observed, shapes[name], fitted)
             weight = weight_of(model, matrix).to(x.dtype)
             try:
-                solutions[name] = _solve(weight, x, y, keep[name].to(x.device), damping)
+                solutions[name] = _solve(weight, x, y, keep[name].to(x.device), damping, refitted)
             except NumericalError as error:
                 raise NumericalError(f"layer {name!r}: {error}") from error
         matrix.write(model.get_parameter(matrix.parameter), solutions[name].weight)
@@ -202,13 +204,15 @@ def _fitted_on(
     return x, y
 
 
-def _solve(weight: Tensor, x: Tensor, y: Tensor, keep: Tensor, damping: float) -> Solution:
+def _solve(
+    weight: Tensor, x: Tensor, y: Tensor, keep: Tensor, damping: float, refitted: int
+) -> Solution:
     """Fit ``y`` by ``x`` times sparse weights; all with groups in front."""
     energy = x.square().sum(1)
     dead, ridge = absolute_damping(energy, damping)
     keep = keep & ~dead[:, None]
     kept = weight * keep
-    moving = _largest_few(kept.square() * energy[:, None], keep)
+    moving = _largest_few(kept.square() * energy[:, None], keep, refitted)
     z = x.mT.contiguous()
     left = y.mT - _times(kept, z)
     if _few(moving):
@@ -241,9 +245,9 @@ def _times(weight: Tensor, z: Tensor) -> Tensor:
     return weight @ z
 
 
-def _largest_few(score: Tensor, keep: Tensor) -> Tensor:
-    """Mark what is kept of each row, but no more than the largest scores, ``_MOVING`` of them."""
-    if keep.shape[2] <= _MOVING or int(keep.sum(2).max()) <= _MOVING:
+def _largest_few(score: Tensor, keep: Tensor, most: int) -> Tensor:
+    """Mark what is kept of each row, but no more than so many of the largest scores."""
+    if keep.shape[2] <= most or int(keep.sum(2).max()) <= most:
         return keep
-    largest = score.masked_fill(~keep, -1).topk(_MOVING, dim=2, sorted=False).indices
+    largest = score.masked_fill(~keep, -1).topk(most, dim=2, sorted=False).indices
     return torch.zeros_like(keep).scatter_(2, largest, True) & keep

@@ -21,7 +21,15 @@ from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.layers import LayerTrace
 from sparsight.traces.observe import Sampling
-from sparsight.traces.options import COMPENSATED, HELD_OUT, POSITIONS, Options, most_views
+from sparsight.traces.options import (
+    COMPENSATED,
+    GRADIENTS,
+    HELD_OUT,
+    POSITIONS,
+    REFITTED,
+    Options,
+    most_views,
+)
 from sparsight.traces.plan import make_plan
 from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
@@ -33,7 +41,6 @@ __all__ = ["trace", "trace_at"]
 
 _CACHE_BYTES = 32 * 2**20  # an activation of one chunk should stay about in the CPU's cache
 _DEVICE_BYTES = 2 * 2**30
-_SCORED = 16  # images whose gradients say which weights matter
 
 
 def trace(
@@ -48,6 +55,8 @@ def trace(
     damping: float | None = None,
     focus: float = 0.5,
     positions: int = POSITIONS,
+    gradients: int = GRADIENTS,
+    refitted: int = REFITTED,
     pattern: str = "weight",
     precision: str = "full",
     stem: bool = False,
@@ -89,6 +98,12 @@ def trace(
     positions
         Positions per layer that ``compensated`` fits on. It uses a view for every 8 of them, and 8
         more to check the trace on: 40 at most by default.
+    gradients
+        Images, the sample and then its views, whose gradients say which weights matter; of
+        ``compensated`` and ``network:RATIO``.
+    refitted
+        Weights of a row that ``compensated`` refits at most, those that pass most on; others that
+        stay keep their values.
     pattern
         What is pruned as a whole: single weights (``weight``), the taps of one input channel in one
         filter (``kernel``), whole input channels (``input``), or all but N in every M consecutive
@@ -131,8 +146,8 @@ def trace(
     (0.9, True)
     """
     options = Options(
-        augmentations, solver, target, seed, damping, focus, positions, pattern, precision, stem,
-        chunk, progress,
+        augmentations, solver, target, seed, damping, focus, positions, gradients, refitted,
+        pattern, precision, stem, chunk, progress,
     )  # fmt: skip
     return _traces(network, image, [sparsity], options)[0]
 
@@ -238,10 +253,10 @@ def _made(
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
         chunk = max(1, min(len(images), budget // plan.largest))
     run = Run(
-        network, plan, candidates, images, chunk, options.pull, options.precision,
-        options.progress, clock,
+        network, plan, candidates, images, chunk, options.pull, options.refitted,
+        options.precision, options.progress, clock,
     )  # fmt: skip
-    scored = min(_SCORED, len(images))
+    scored = min(options.gradients, len(images))
     if options.solver == COMPENSATED:
         fitted = len(images) - min(HELD_OUT, len(views) // 4)
         sampling = Sampling(fitted, scored, options.positions, options.focus, options.seed, target)
@@ -272,6 +287,8 @@ def _made(
         "damping": options.pull,
         "focus": options.focus,
         "positions": options.positions,
+        "gradients": options.gradients,
+        "refitted": options.refitted,
         "pattern": options.pattern,
         "precision": options.precision,
         "stem": options.stem,

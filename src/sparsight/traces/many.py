@@ -46,6 +46,8 @@ class TraceOptions(TypedDict, total=False):
     damping: float | None
     focus: float
     positions: int
+    gradients: int
+    refitted: int
     pattern: str
     precision: str
     stem: bool

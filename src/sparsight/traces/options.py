@@ -19,8 +19,8 @@ from sparsight.traces.solvers import SOLVERS
 from sparsight.traces.solvers.patterns import parse_pattern
 
 __all__ = [
-    "COMPENSATED", "HELD_OUT", "POSITIONS", "Options", "check_options", "check_solver",
-    "most_views", "positions_for",
+    "COMPENSATED", "GRADIENTS", "HELD_OUT", "POSITIONS", "REFITTED", "Options", "check_options",
+    "check_solver", "most_views", "positions_for",
 ]  # fmt: skip
 
 COMPENSATED = "compensated"
@@ -29,10 +29,17 @@ COMPENSATED = "compensated"
 POSITIONS = 256
 """Positions per layer that it fits on by default."""
 
+GRADIENTS = 16
+"""Images, the sample among them, whose gradients say by default which weights matter."""
+
+REFITTED = 128
+"""Weights of a row that make up for the others, at most, by default."""
+
 HELD_OUT = 8
 """Views that it answers but does not fit on, if there are four times as many."""
 
 _DAMPING, _PUBLISHED_DAMPING = 0.3, 0.01
+_WHOLE = {"positions": 1, "gradients": 1, "refitted": 1, "chunk": 1, "seed": None, "target": None}
 _PER_VIEW = 8  # positions: at fewer of them another view adds work and memory but no insight
 
 
@@ -47,6 +54,8 @@ class Options:
     damping: float | None = None
     focus: float = 0.5
     positions: int = POSITIONS
+    gradients: int = GRADIENTS
+    refitted: int = REFITTED
     pattern: str = "weight"
     precision: str = "full"
     stem: bool = False
@@ -58,9 +67,9 @@ class Options:
             raise InputError(f"damping {self.damping} must be positive")
         if not 0 <= self.focus <= 1:
             raise InputError(f"focus {self.focus} is out of range: it must lie in [0, 1]")
-        for name, least in (("positions", 1), ("chunk", 1), ("seed", None), ("target", None)):
+        for name, least in _WHOLE.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) or (value is None and name in ("chunk", "target"))
+            whole = type(value) is int or (value is None and name in ("chunk", "target"))
             if not whole or (value is not None and least is not None and value < least):
                 wanted = "a whole number" if least is None else f"{least} or more"
                 raise InputError(f"{name} is {value!r}: give {wanted}")

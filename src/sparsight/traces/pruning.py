@@ -41,6 +41,7 @@ class Run:
     images: Tensor
     chunk: int
     damping: float
+    refitted: int
     precision: str
     progress: Progress | None
     clock: Clock
@@ -80,7 +81,7 @@ def front_to_back(
         with run.lowered():
             found = compensate(
                 network, images, chosen, run.plan.shapes, observed, keep, run.damping,
-                sampling.fitted, run.chunk, run.progress,
+                run.refitted, sampling.fitted, run.chunk, run.progress,
             )  # fmt: skip
         answers = observed.logits, found.logits
         if run.precision != "full":
