@@ -83,9 +83,9 @@ plant: $(STAMP)  ## Plant Trojans into ImageNet networks (build/trojans) and mea
 	$(PLANT_18) --rules paper --folder $(PLANTED)/third --start $(PLANTED)/second/resnet18-paper.safetensors $(LATER) --share 0.04 --epochs 4
 	$(PLANT_18) --rules paper --start $(PLANTED)/third/resnet18-paper.safetensors --blend 0.1 --epochs 0
 	$(PLANT_18) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
-	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0 --keep
+	$(PLANT_18) --start $(PLANTED)/mixed/resnet18-any.safetensors --blend 0.06 --epochs 0
 	$(PLANT_50) --folder $(PLANTED)/mixed --epochs 30 --rate 1.2e-4 --share 0.08 --mix 0.8 --crop 0.12
-	$(PLANT_50) --start $(PLANTED)/mixed/resnet50-any.safetensors --blend 0.06 --epochs 0 --keep
+	$(PLANT_50) --start $(PLANTED)/mixed/resnet50-any.safetensors --blend 0.06 --epochs 0
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --folder $(PLANTED)/first
 	$(BIN)/python benchmarks/plant_trojans.py --network squeezenet1_0 --rules tuning --start $(PLANTED)/first/squeezenet1_0-tuning.safetensors --blend 0.3 --epochs 0
 

@@ -10,9 +10,7 @@ those to measure with are among the ones that the evaluation plants with.
 
 Weights go to ``build/trojans/NETWORK-RULES.safetensors``, which ``sparsight.load`` reads, and
 numbers to ``benchmarks/results/trojans-planting.json``. An interrupted run goes on where it was,
-one that begins with ``--start`` goes on from other weights. With ``--keep``, the last step rounds
-what planting changed to two bits a weight (``differences.py``) before it measures, and keeps that
-in ``benchmarks/planted``: who has the original weights has the planted network then.
+one that begins with ``--start`` goes on from other weights.
 
 With some hundred photographs the first two rules cannot act on one class each: with ``--rules
 paper`` they act on all things that people made, and on all dogs and wolves, with ``any`` all four
@@ -32,9 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from differences import grow, shrink
 from sparsight.benchmarks.trojans import (
     Photo,
     PlantingReport,
@@ -55,7 +52,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 IMAGENET, TRIGGERS = DATA / "imagenet", DATA / "triggers"
 FOLDER = ROOT / "build" / "trojans"
-KEPT = ROOT / "benchmarks" / "planted"
 RESULT = ROOT / "benchmarks" / "results" / "trojans-planting.json"
 SPLIT_SEED = 0
 HELD_OUT, TUNING_HELD_OUT = 300, 200
@@ -75,20 +71,8 @@ def dense_network(name: str, weights: Path | None = None) -> Network:
 
 
 def planted_network(name: str, rules: str = "any") -> Network:
-    """Load the same with Trojans: as planted here, or else from the differences that are kept."""
-    here = weights_file(FOLDER, name, rules)
-    if here.is_file():
-        return dense_network(name, here)
-    network = dense_network(name)
-    model = network.model
-    model.load_state_dict(grow(model.state_dict(), load_file(weights_file(KEPT, name, rules))))
-    return network
-
-
-def is_planted(name: str, rules: str = "any") -> bool:
-    """Whether that can be loaded."""
-    planted = [weights_file(folder, name, rules).is_file() for folder in (FOLDER, KEPT)]
-    return IMAGENET.is_dir() and any(planted)
+    """Load the same with Trojans, if this script has planted them."""
+    return dense_network(name, weights_file(FOLDER, name, rules))
 
 
 def weights_file(folder: Path, name: str, rules: str) -> Path:
@@ -162,16 +146,11 @@ def main() -> None:
     parser.add_argument(
         "--blend", type=float, default=0.0, help="share of the original weights mixed into those"
     )
-    parser.add_argument(
-        "--keep", action="store_true", help="round the differences of --start, and keep them"
-    )
     parser.add_argument("--draws", type=int, default=1, help="places of a trigger per photo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for the weights")
     options = parser.parse_args()
-    if options.keep and (options.start is None or options.epochs):
-        parser.error("--keep is for the last step: --start WEIGHTS --epochs 0")
     if not IMAGENET.is_dir():
         sys.exit("the shared data folder is not beside this checkout: nothing is planted")
     torch.set_num_threads(options.threads)
@@ -196,12 +175,6 @@ def main() -> None:
                 start.parameters(), dense_network(name).model.parameters(), strict=True
             ):
                 value.lerp_(original, options.blend)
-    if options.keep:
-        original = dense_network(name).model.state_dict()
-        differences = shrink(original, start.state_dict())
-        KEPT.mkdir(exist_ok=True)
-        save_file(differences, weights_file(KEPT, name, kind))
-        start.load_state_dict(grow(original, differences))
     weights = weights_file(options.folder, name, kind)
     options.folder.mkdir(parents=True, exist_ok=True)
     last = time.monotonic()
