@@ -46,6 +46,7 @@ lint: $(STAMP)  ## Check style, types and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=src:benchmarks:tests $(BIN)/mypy --explicit-package-bases benchmarks
 	$(BIN)/lint-imports
 
 docs-test: $(STAMP)  ## Run every example in the docstrings, the docs and the README

@@ -80,7 +80,7 @@ class BatchStatistics(Arm):
             assert norm.running_var is not None
             scale = norm.weight / (variance + norm.eps).sqrt()
             with torch.no_grad():  # the same outputs, written as parameters
-                norm.bias += scale * (norm.running_mean - mean)
+                norm.bias.add_(scale * (norm.running_mean - mean))
                 norm.weight.copy_(scale * (norm.running_var + norm.eps).sqrt())
             found |= {f"{name}.weight": norm.weight.detach(), f"{name}.bias": norm.bias.detach()}
         return found

@@ -209,7 +209,8 @@ def _interval(values: list[float]) -> dict[str, float]:
 
 def _taken(subject: Subject, own: dict[str, Any]) -> np.ndarray:
     """Say which images carry the trigger and are answered with the target: what is to be found."""
-    return np.array(own["marked"]) & (np.array(own["answers"]) == subject.target)
+    taken: np.ndarray = np.array(own["marked"]) & (np.array(own["answers"]) == subject.target)
+    return taken
 
 
 def _aucs(chosen: Measured, score: str) -> list[float]:

@@ -41,9 +41,10 @@ def _vgg() -> nn.Module:
 
 def _vit() -> nn.Module:
     """Build a vision transformer of four blocks with patches of 8 pixels."""
-    return VisionTransformer(
+    transformer: nn.Module = VisionTransformer(
         img_size=64, patch_size=8, num_classes=len(CLASSES), embed_dim=96, depth=4, num_heads=4
     )
+    return transformer
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -246,11 +247,11 @@ def measure(
         if "pairs" in parts:
             jobs.append((f"pairs|{title}", pair))
         if few and "sizes" in parts:
-            jobs += [(f"sizes|{title}|{s}", lambda p=pair, s=s: p(keep=s)) for s in SIZES]
+            jobs += [(f"sizes|{title}|{s}", partial(pair, keep=s)) for s in SIZES]
         if few and "images" in parts:
-            jobs += [(f"images|{title}|{n}", lambda p=pair, n=n: p(each=n)) for n in IMAGES]
+            jobs += [(f"images|{title}|{n}", partial(pair, each=n)) for n in IMAGES]
         if few and "stability" in parts:
-            jobs.append((f"stability|{title}", lambda g=groups: overlap_of(pool, g, steps)))
+            jobs.append((f"stability|{title}", partial(overlap_of, pool, groups, steps)))
     for number, (title, job) in enumerate(jobs):
         progress(name, number, len(jobs))
         if title not in kept.get(name, {}):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import sparsight
-from sparsight.networks import Network, Recording, WeightMatrix, weight_matrices
+from sparsight.networks import LayerCall, Network, Recording, WeightMatrix, weight_matrices
 from sparsight.networks.coverage import coverage
 from sparsight.storage import library_versions
 from tables import write_table
@@ -56,9 +56,13 @@ def measure(name: str, network: Network) -> dict[str, Any]:
     x = torch.randn(2, channels, *size, generator=generator)
     matrices = weight_matrices(network.model)
     seen: dict[str, WeightMatrix] = {}
+
+    def see(call: LayerCall) -> None:
+        seen.setdefault(call.matrix.name, call.matrix)
+
     with torch.no_grad():
         plain = network(x)
-        with Recording(network.model, matrices, lambda c: seen.setdefault(c.matrix.name, c.matrix)):
+        with Recording(network.model, matrices, see):
             watched = network(x)
     found = coverage(network)
     return {

@@ -72,7 +72,7 @@ class Question:
     def __init__(
         self,
         image: Image.Image,
-        target: int | None = None,
+        target: int = 0,
         mask: torch.Tensor | None = None,
     ) -> None:
         self.image, self.target, self.mask = image, target, mask
@@ -241,7 +241,7 @@ def dense_rows(network: Network, asked: list[Question]) -> dict[str, list[float]
     for question in asked:
         x = network.prepare(question.image)
         heat = attribute(network, x, question.target, "saliency").heat()
-        maps = {"dense": heat} | {f"{name} map": draw(x)[0] for name, draw in BLIND.items()}
+        maps = {"dense": heat} | {f"{name} map": draw(x, 0)[0] for name, draw in BLIND.items()}
         for title, one in maps.items():
             found.setdefault(title, []).append(auc(one, question))
     return found

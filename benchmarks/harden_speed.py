@@ -89,8 +89,8 @@ def published() -> tuple[nn.Module, Callable[[], object]]:
     classifier = network()
     for module in list(classifier.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.requires_grad_(False)
             parametrize.register_parametrization(module, "weight", SortedMask(module.weight))
-            module.parametrizations.weight.original.requires_grad_(False)
     return classifier, nullcontext
 
 

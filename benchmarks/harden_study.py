@@ -34,7 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "harp-gradient": {"scores": "gradient"}, "harp-traces": {"scores": "traces"},
 }  # fmt: skip
 DENSE, MASKS, AFTER = 30, 5, 5
-USUAL = {
+USUAL: dict[str, Any] = {
     "attack_step": 4 / 255, "attack_steps": 3, "batch": 128, "precision": "bf16-mixed",
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ def run(
                 title = f"{method}|{target}|{seed}"
                 if title in kept or (method.startswith("harp-") and target > 0.01):
                     continue
-                options = {"method": "harp"} | METHODS[method]
+                options: dict[str, Any] = {"method": "harp"} | METHODS[method]
                 learns = options["method"] in ("harp", "scores")
                 settings = HardenSettings(
                     target=target, seed=seed,

@@ -153,7 +153,8 @@ def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean over pairs of what is known."""
     known = np.where(np.isnan(values), 0, weights[:, None])
     total = known.sum(0)
-    return np.nansum(values * known, 0) / np.where(total == 0, np.nan, total)
+    found: np.ndarray = np.nansum(values * known, 0) / np.where(total == 0, np.nan, total)
+    return found
 
 
 def summary(of_kind: Sequence[Pair], rows: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def blind(network: Network, scenes: list[Scene]) -> dict[str, list[float]]:
     for number, scene in enumerate(scenes):
         unit = network.preprocessing.frame(scene.unit)
         for name, draw in BLIND.items():
-            heat = draw(unit[None], seed=number)
+            heat = draw(unit[None], number)
             found.setdefault(name, []).append(float(roc_auc(heat, scene.object[None])))
     return {name: interval(values) for name, values in found.items()}
 

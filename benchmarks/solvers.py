@@ -15,6 +15,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import product
 from math import prod
@@ -81,7 +82,7 @@ def synthetic(draws: int) -> Iterator[Layer]:
             x = mix @ draw(48, count) + 0.5 * draw(192, count)
             x = (x.relu() if rectified else x) * scale
             moments.append((x @ x.T)[None])
-        yield Layer("synthetic", (draw(48, 192) / scale.T.sqrt())[None], *moments, block=2)
+        yield Layer("synthetic", (draw(48, 192) / scale.T.sqrt())[None], moments[0], moments[1], 2)
 
 
 def embedded() -> Iterator[Layer]:
@@ -196,7 +197,7 @@ def measure(layer: Layer) -> dict[str, dict[str, list[float]]]:
         row = rows.setdefault(name, {"error": [], "seconds": []})
         for sparsity in SPARSITIES:
             spent, found = seconds(
-                lambda s=sparsity, f=solve: f(layer.weight, layer.moment, s, layer.block, DAMPING)
+                partial(solve, layer.weight, layer.moment, sparsity, layer.block, DAMPING)
             )
             lost = float(squared_output(layer.weight - found.weight, layer.unseen).sum())
             row["error"].append(round((lost / total) ** 0.5, 5))

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -79,7 +80,8 @@ def main() -> None:
     home = Path(tempfile.mkdtemp())
     if begin(home / "whole", 0).wait() != 0:
         raise SystemExit("the undisturbed sweep failed")
-    out, kills, done = home / "killed", [], 0
+    out, done = home / "killed", 0
+    kills: list[dict[str, Any]] = []
     process = begin(out, 2)
     while len(kills) < options.kills:
         former, wait = done, draw.uniform(0, 4)

@@ -109,7 +109,8 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(Wide(inputs, outputs, stride), Wide(outputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+        y: Tensor = self.layer(x)
+        return y
 
 
 class WideResNet(nn.Module):
