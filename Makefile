@@ -17,6 +17,7 @@ TRAINED := $(if $(wildcard $(IMAGENET)),--weights $(IMAGENET)/resnet50.safetenso
 PLANTED := build/trojans
 PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
+NINE := deep_lift,guided_backprop,grad_cam,guided_grad_cam,gradient_shap,integrated_gradients,lrp,saliency,input_x_gradient
 HALF := dense,trace,trace:sparsity=network:0.5
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
@@ -95,6 +96,8 @@ trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (thos
 	@mkdir -p $(RESULTS)/trojans-embedded
 	cd build/trojan-scenes/embedded && cp summary.json tables.md arms.png seconds.png $(CURDIR)/$(RESULTS)/trojans-embedded
 	$(BIN)/python benchmarks/photo_trojans.py
+	$(BIN)/python benchmarks/photo_trojans.py --name=-fastspade --cases 20 --arms dense,trace,fastspade --methods $(NINE)
+	$(BIN)/python benchmarks/photo_trojans.py --network resnet50
 	$(BIN)/python benchmarks/ground_truth_table.py
 
 real-maps: $(STAMP)  ## Score maps of real networks on real images

@@ -17,6 +17,8 @@ PAGE = ROOT / "docs" / "explanation" / "ground-truth.md"
 FOUND = {
     "trojans-embedded": "scenes, embedded network, stickers",
     "trojans-resnet18-any": "photographs, ResNet-18, stickers",
+    "trojans-resnet18-any-fastspade": "photographs, ResNet-18, stickers; no LIME, no occlusion",
+    "trojans-resnet50-any": "photographs, ResNet-50, stickers",
     "maps-wrn16_1_backdoored": "CIFAR-10, WideResNet-16-1, somebody else's checker",
     "maps-resnet18-objects": "photographs, ResNet-18, objects",
     "maps-resnet18-boxes": "photographs, ResNet-18, boxes",
@@ -26,7 +28,11 @@ FOUND = {
     "maps-vit_encoder": "CIFAR-10, ViT",
     "maps-vit_timm_layout": "CIFAR-10, weak ViT",
 }
-ARMS = {"trace": "", "trace:sparsity=network:0.5": "; half of the weights"}
+ARMS = {
+    "trace": "",
+    "trace:sparsity=network:0.5": "; half of the weights",
+    "fastspade": "; FastSPADE",
+}
 METRICS = {  # title, and the sign of what is better
     "roc_auc": ("ROC-AUC", 1),
     "pointing_game": ("Pointing game", 1),
