@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 from threading import Lock
@@ -17,6 +19,7 @@ from torch import Tensor
 from sparsight.benchmarks.maps import (
     INSERTION,
     LOCALISATION,
+    Arm,
     Case,
     Row,
     markdown,
@@ -26,7 +29,9 @@ from sparsight.benchmarks.maps import (
     read_rows,
     scene_cases,
     score_by,
+    summaries,
     summarise,
+    trace_arm,
     write_report,
 )
 from sparsight.benchmarks.maps.arms import _published
@@ -205,16 +210,19 @@ def row(case: str, arm: str, a: float, b: float | None) -> Row:
     return Row(case, arm, scores, {}, 1.0, True, 0.5)
 
 
-def test_the_summary_is_paired_and_leaves_out_what_an_arm_lacks() -> None:
+def test_the_summary_is_paired_and_what_an_arm_lacks_is_the_worst() -> None:
     rng = np.random.default_rng(0)
     rows = []
     for i, noise in enumerate(rng.normal(0, 0.2, 50)):
         rows.append(Row(str(i), "blind", {"random": {"auc": 0.5}}, {}))
         rows.append(row(str(i), "dense", 0.6 + noise, 0.8))
         rows.append(row(str(i), "trace", 0.7 + noise, 0.9 if i else None))
-    found = summarise(rows, "auc", best=1.0)
+    found = summarise(rows, "auc", best=1.0, worst=0.0)
     assert found.cases == 50
-    assert set(found.means["trace"]) == {"one", "mean"}
+    assert set(found.means["trace"]) == {"one", "two", "mean"}
+    assert found.lacking == {"trace": {"two": 1}}
+    assert found.means["trace"]["two"].value == pytest.approx(0.9 * 49 / 50)
+    assert "counted as the worst: two on trace (1 of 50)" in markdown(found)
     change = found.differences["trace"]["one"]
     assert change.value == pytest.approx(0.1)
     assert change.low == pytest.approx(0.1)
@@ -222,20 +230,84 @@ def test_the_summary_is_paired_and_leaves_out_what_an_arm_lacks() -> None:
     spread = found.means["dense"]["one"]
     assert spread.low < spread.value < spread.high
     mean = spread.value
-    assert found.closed["trace"].value == pytest.approx(0.1 / (1 - mean))
+    closed = (0.1 + 0.9 * 49 / 50 - 0.8) / (2 - mean - 0.8)
+    assert found.closed["trace"].value == pytest.approx(closed)
     assert found.means["blind"]["random"].value == 0.5
     assert "blind" not in found.closed
     assert "| random map | 50.0 [50.0, 50.0] |" in markdown(found)
 
 
+def test_an_arm_that_fails_is_not_better_for_it() -> None:
+    """A method without any value on the dense network is left out; cases never are for an arm."""
+    rows = [row(str(i), "dense", 0.5 + 0.1 * i, None) for i in range(4)]
+    rows += [Row(str(i), "trace", {}, {"one": "no map", "two": "none"}) for i in (0, 1)]
+    rows += [row(str(i), "trace", 0.9, 0.9) for i in (2, 3)]
+    rows[0].refused["two"] = "none"
+    found = summarise(rows, "auc", best=1.0, worst=0.0)
+    assert (found.cases, found.left_out) == (4, ("two",))
+    assert found.means["trace"]["one"].value == pytest.approx(0.45)
+    assert "Left out, without a value anywhere: two." in markdown(found)
+    blind = [Row(str(i), "blind", {"random": {"auc": 0.5}}, {}) for i in range(4)]
+    none = [Row(str(i), "dense", {}, {"one": "no map"}) for i in range(4)]
+    with pytest.raises(InputError, match=r"no method has a value of 'auc'"):
+        summarise([*blind, *none], "auc", best=1.0, worst=0.0)
+    with pytest.raises(InputError, match=r"no map could be scored \(no map\)"):
+        summaries([*blind, *none], ["auc"])
+
+
+def test_a_share_of_next_to_no_gap_is_not_told() -> None:
+    values = (1.0, 1.0, 1.0, 0.9)
+    rows = [row(str(i), arm, v, v) for i, v in enumerate(values) for arm in ("dense", "trace")]
+    assert summarise(rows, "auc", best=1.0, worst=0.0).closed == {}
+
+
+def test_rows_of_another_image_or_network_are_refused(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    """They were taken up, if only the names were the same."""
+    arms, score = [parse_arm("dense")], score_by(LOCALISATION, network)
+
+    def measure(own: Network, case: Case, arm: Arm = arms[0]) -> list[Row]:
+        return measure_maps(own, [case], [arm], METHODS, score, tmp_path, settings={})
+
+    measure(network, cases[0])
+    for changed in (
+        replace(cases[0], x=cases[0].x + 0.1),
+        replace(cases[0], mask=~cases[0].mask),
+        replace(cases[0], image=cases[1].image),
+        replace(cases[0], target=0),
+    ):
+        with pytest.raises(InputError, match="another image called"):
+            measure(network, changed)
+    other = replace(network, model=copy.deepcopy(network.model))
+    with torch.no_grad():
+        next(other.model.parameters()).add_(0.1)
+    with pytest.raises(InputError, match="other settings, images or weights"):
+        measure(other, cases[0])
+    measure(network, cases[0], trace_arm("mine", augmentations=2))
+    with pytest.raises(InputError, match="or of another 'mine'"):
+        measure(network, cases[0], trace_arm("mine", augmentations=3))
+
+
+def test_folders_of_something_else_are_left_alone(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    score = score_by(LOCALISATION, network)
+    (tmp_path / "tables.md").write_text("mine", encoding="utf-8")
+    for folder in (tmp_path, tmp_path / "tables.md"):
+        with pytest.raises(InputError, match="choose another folder"):
+            measure_maps(network, cases, [parse_arm("dense")], METHODS, score, folder, settings={})
+    assert (tmp_path / "tables.md").read_text() == "mine"
+
+
 def test_cases_without_a_value_do_not_count() -> None:
     rows = [row(str(i), arm, 0.5, 0.6) for i in range(3) for arm in ("dense", "trace")]
     rows += [Row("4", arm, {"one": {"other": 1.0}}, {}) for arm in ("dense", "trace")]
-    found = summarise(rows, "auc", best=1.0)
+    found = summarise(rows, "auc", best=1.0, worst=0.0)
     assert found.cases == 3
     assert set(found.means["dense"]) == {"one", "two", "mean"}
     with pytest.raises(InputError, match="no case has a value of 'third'"):
-        summarise(rows, "third", best=1.0)
+        summarise(rows, "third", best=1.0, worst=0.0)
 
 
 def test_photographs_with_masks_and_boxes(network: Network, tmp_path: Path) -> None:
@@ -271,9 +343,58 @@ def test_photographs_with_masks_and_boxes(network: Network, tmp_path: Path) -> N
         next(photo_cases(network, files, boxes=tmp_path / "none.csv"))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"file,x0,y0,x1,y1\n0.png,1,nan,5,5\n", "not finite"),
+        (b"file,x0,y0,x1,y1\n0.png,1,1,inf,5\n", "not finite"),
+        (b"file,x0,y0,x1,y1\n0.png,64,64,80,80\n", "outside of 0.png, which is 64 x 64"),
+        (b"file,x0,y0,x1,y1\n0.png,-9,-9,-3,-3\n", "outside of 0.png"),
+        (b"file,x0,y0,x1,y1\n0.png,20,20,10,30\n", "outside of 0.png"),
+        (b"\xff\xfe,x0\n", "save it as UTF-8"),
+    ],
+    ids=str,
+)
+def test_boxes_that_make_no_sense(
+    network: Network, tmp_path: Path, content: bytes, said: str
+) -> None:
+    render_scene(0, seed=0).picture().save(tmp_path / "0.png")
+    (tmp_path / "boxes.csv").write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        next(photo_cases(network, [tmp_path / "0.png"], boxes=tmp_path / "boxes.csv"))
+
+
+def test_boxes_reach_over_the_edge_and_files_begin_with_a_mark(
+    network: Network, tmp_path: Path
+) -> None:
+    render_scene(0, seed=0).picture().save(tmp_path / "0.png")
+    text = "\ufefffile,x0,y0,x1,y1\n0.png,-2,-2,9,19\n"
+    (tmp_path / "boxes.csv").write_text(text, encoding="utf-8")
+    case = next(photo_cases(network, [tmp_path / "0.png"], boxes=tmp_path / "boxes.csv"))
+    assert case.mask is not None
+    assert case.mask[:20, :10].all()
+    assert int(case.mask.sum()) == 200
+
+
+def test_what_is_transparent_is_no_object(network: Network, tmp_path: Path) -> None:
+    render_scene(0, seed=0).picture().save(tmp_path / "0.png")
+    mask = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (10, 10, 20, 20))
+    (tmp_path / "masks").mkdir()
+    mask.save(tmp_path / "masks" / "0.png")
+    case = next(photo_cases(network, [tmp_path / "0.png"], masks=tmp_path / "masks"))
+    assert case.mask is not None
+    assert int(case.mask.sum()) == 100
+
+
+def test_metrics_of_more_than_a_map_are_refused(network: Network) -> None:
+    with pytest.raises(InputError, match=r"'infidelity' judges no map by itself: use roc_auc"):
+        score_by(["infidelity"], network)
+
+
 def test_no_gap_no_share_of_it() -> None:
     rows = [row(str(i), arm, 1.0, 1.0) for i in range(3) for arm in ("dense", "trace")]
-    assert summarise(rows, "auc", best=1.0).closed == {}
+    assert summarise(rows, "auc", best=1.0, worst=0.0).closed == {}
 
 
 def test_the_report_is_plain_json_and_pictures(tmp_path: Path) -> None:

@@ -121,6 +121,33 @@ def test_lower_may_be_better(network: Network, cases: list[Case], tmp_path: Path
     assert all(0 <= value <= 1 for value in first.values())
 
 
+def test_a_map_without_a_value_is_the_worst(
+    network: Network, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was NaN, in the search and in its file."""
+    one = Solutions(network, cases[:1], tmp_path / "solved", solver="wanda", augmentations=2)
+    one.solve()
+    monkeypatch.setattr(
+        "sparsight.benchmarks.maps.score._Scores.__call__", lambda *_: {"roc_auc": float("nan")}
+    )
+    tuned = tune_ratios(one, "saliency", "roc_auc", tmp_path / "search.json")
+    assert {value for step in tuned.steps.values() for value in step.values()} == {0.0}
+
+
+def test_solutions_of_something_else_are_not_used(
+    network: Network, cases: list[Case], tmp_path: Path
+) -> None:
+    Solutions(network, cases[:1], tmp_path, solver="wanda", augmentations=2).solve()
+    for changed in ({"solver": "magnitude"}, {"augmentations": 3}, {"seed": 1}):
+        other = Solutions(
+            network, cases[:1], tmp_path, **{"solver": "wanda", "augmentations": 2} | changed
+        )
+        with pytest.raises(InputError, match="other settings"):
+            other.solve()
+    with pytest.raises(InputError, match="other settings"):
+        Solutions(network, cases[1:2], tmp_path, solver="wanda", augmentations=2).solve()
+
+
 def test_what_a_wrong_ratio_costs(solutions: Solutions, tmp_path: Path) -> None:
     tuned = tune_ratios(solutions, "saliency", "roc_auc", tmp_path / "search.json")
     found = wrong_ratios(solutions, tuned, tmp_path / "wrong.json")

@@ -122,10 +122,68 @@ def test_insertion_on_the_users_images(run: Run, home: Path) -> None:
     assert missing.err.count("\n") == 1
 
 
+def test_places_of_objects_decide_about_rows_and_must_be_there(run: Run, home: Path) -> None:
+    """Rows measured against other boxes were taken up; boxes that say nothing were ignored."""
+    Path("scenes").mkdir()
+    for label in ("mug", "key"):
+        render_scene(label, seed=3).picture().save(f"scenes/{label}.png")
+    few = ("--methods", "saliency", "--arms", "dense", "--out", "found", "--boxes", "b.csv")
+    head = "file,x0,y0,x1,y1\n"
+    Path("b.csv").write_text(head + "mug.png,8,8,30,30\n", encoding="utf-8")
+    result = run("bench", "insertion", "scenes", *few)
+    assert (result.code, result.err.count("\n")) == (0, 1)
+    assert "1 of 2 images have no place in b.csv: key.png" in result.err
+    tables = (home / "found" / "tables.md").read_text(encoding="utf-8")
+    assert tables.startswith("Cases: 2 for insertion, 2 for deletion, 1 for roc_auc")
+    Path("b.csv").write_text(head + "mug.png,9,9,30,30\n", encoding="utf-8")
+    other = run("bench", "insertion", "scenes", *few)
+    assert other.code == 2
+    assert "a row of another image called 'mug.png'" in other.err
+    Path("b.csv").write_text(head + "other.png,9,9,30,30\n", encoding="utf-8")
+    none = run("bench", "insertion", "scenes", *few, "--out", "more")
+    assert none.code == 2
+    assert "b.csv says for no image where the object is" in none.err
+    Path("file").write_text("mine", encoding="utf-8")
+    taken = run("bench", "insertion", "scenes", *few, "--out", "file")
+    assert (taken.code, Path("file").read_text()) == (2, "mine")
+    Image.new("RGB", (1, 1)).save("scenes/dot.png")
+    small = run("bench", "insertion", "scenes", *few, "--out", "more")
+    assert small.code == 2
+    assert "dot.png" in small.err
+
+
+def test_networks_without_a_last_layer_and_small_stickers(run: Run, home: Path) -> None:
+    Path("net.py").write_text(
+        "import sparsight, torch\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    head = [torch.nn.Conv2d(4, 3, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]\n"
+        "    body = [torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()]\n"
+        "    model = torch.nn.Sequential(*body, *head).eval()\n"
+        "    frame = sparsight.Preprocessing(size=(8, 8), resize=8)\n"
+        "    return sparsight.Network(model, frame, tuple('abc'))\n",
+        encoding="utf-8",
+    )
+    Path("scenes").mkdir()
+    for label in ("mug", "key"):
+        render_scene(label, seed=3).picture().save(f"scenes/{label}.png")
+    few = ("--methods", "saliency", "--out", "found", "--model", "net.py:net")
+    result = run("bench", "insertion", "scenes", *few)
+    assert result.code == 0, result.err
+    assert "sparse-fc is left out" in result.err
+    assert "sparse-fc" not in (home / "found" / "tables.md").read_text(encoding="utf-8")
+    Image.new("RGB", (3, 3), "red").save("dot.png")
+    small = run("bench", "trojan", "scenes", "--trigger", "dot.png=1", "--out", "more")
+    assert small.code == 2
+    assert "dot.png is 3 x 3 pixels: give a sticker of at least 8 a side" in small.err
+
+
 def test_mistakes_are_one_line(run: Run, home: Path) -> None:
     for wrong, said in (
         (("--arms", "dense,magic"), "unknown arm 'magic'"),
         (("--methods", "guess"), "unknown method 'guess'"),
+        (("--arms", "dense,trace:augmentations=²"), "makes no sense"),
+        (("--out", "/proc/nowhere"), "cannot write to"),
     ):
         result = run("bench", "trojan", *FEW, *wrong)
         assert result.code == 2

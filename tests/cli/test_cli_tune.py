@@ -35,7 +35,15 @@ def test_scenes(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(told["means"]) == {"blind", "dense", "trace", "ramp", "for saliency"}
     other = run("tune", "--out", "found", *FEW, "--metric", "pointing_game")
     assert other.code == 2
-    assert "another search: choose another folder" in other.err
+    assert "other settings" in other.err
+    mixed = run("tune", "--out", "found", *FEW, "--solver", "magnitude")  # not what is solved there
+    assert mixed.code == 2
+    assert "other settings" in mixed.err
+    search = home / "found" / "search-saliency.json"
+    search.write_text("{", encoding="utf-8")
+    damaged = run("tune", "--out", "found", *FEW)
+    assert (damaged.code, len(damaged.err.splitlines())) == (2, 1)
+    assert "search-saliency.json is damaged: delete it" in damaged.err
 
 
 def test_photographs_with_masks(run: Run, home: Path) -> None:
@@ -66,6 +74,8 @@ def test_photographs_with_masks(run: Run, home: Path) -> None:
         (("a.png", "--masks", "m", "--boxes", "b.csv"), "choose one"),
         (("--solver", "compensated"), "front to back"),
         (("--metric", "beauty"), "unknown metric"),
+        (("--metric", "infidelity"), "judges no map by itself"),
+        (("--out", "/proc/nowhere"), "cannot write to"),
         (("--methods", "guess"), "unknown method"),
     ],
 )

@@ -49,7 +49,7 @@ def scenes(network: Network, count: int, display: Display) -> Cases:
     cases = _collect(scene_cases(network, count), display, "finding cases", count)
     drawn = (render_scene(i % len(CLASSES), seed=_FIRST + i) for i in range(CALIBRATION))
     calibration = torch.cat([network.prepare(scene.picture()) for scene in drawn])
-    return cases, calibration, {"cases": count}
+    return cases, calibration, {"cases": len(cases)}
 
 
 def planted_photographs(
@@ -65,21 +65,28 @@ def planted_photographs(
 
     from sparsight.benchmarks.maps import planted_cases
     from sparsight.benchmarks.trojans import Photo
+    from sparsight.cli.settings import named
+    from sparsight.errors import SparsightError
 
     rules = [_rule(network, text) for text in triggers]
     files = _image_files(images)
     clean: list[Tensor] = []
     photos = []
     for file in files:
-        x = network.prepare(file)
+        try:
+            x = network.prepare(file)
+        except SparsightError as error:
+            raise named(file, error) from error
         clean += [x] if len(clean) < CALIBRATION else []
         # what the network answers stands for the class
         photos.append(Photo(file, int(network.logits(x).argmax())))
         display.step("reading images", len(photos), len(files))
     found = planted_cases(network, photos, rules, count, seed)
     cases = _collect(found, display, "finding cases", count)
+    if len(cases) < count:
+        display.say(f"only {len(cases)} of {count} cases: the network falls for no other image")
     facts = {"rules": [rule.describe() for rule in rules], "images": [f.name for f in files]}
-    return cases, torch.cat(clean), {"cases": count, **facts}
+    return cases, torch.cat(clean), {"cases": len(cases), "asked": count, **facts}
 
 
 def photographs(
@@ -91,10 +98,24 @@ def photographs(
 ) -> list[Case]:
     """Photographs, maybe with a mask or boxes of what the network should look at."""
     from sparsight.benchmarks.maps import photo_cases
+    from sparsight.errors import InputError
 
     files = _image_files(images)
     found = photo_cases(network, files, masks=masks, boxes=boxes)
-    return _collect(found, display, "reading images", len(files))
+    cases = _collect(found, display, "reading images", len(files))
+    without = [case.key for case in cases if case.mask is None]
+    if (masks is None and boxes is None) or not without:
+        return cases
+    given = masks or boxes
+    if len(without) == len(cases):
+        raise InputError(
+            f"{given} says for no image where the object is (nowhere, everywhere, or of other "
+            "names): give places of these images"
+        )
+    display.say(
+        f"{len(without)} of {len(cases)} images have no place in {given}: {without[0]}, ..."
+    )
+    return cases
 
 
 def _collect(found: Iterable[Case], display: Display, stage: str, total: int) -> list[Case]:

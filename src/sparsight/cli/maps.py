@@ -19,6 +19,7 @@ from sparsight.cli.cases import (
     scenes,
 )
 from sparsight.cli.display import Display, emit_json
+from sparsight.cli.places import check_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,9 +215,11 @@ class _Plan:
         from sparsight.attribution.result import read_reduction
         from sparsight.benchmarks.maps import ARMS, Summary, parse_arm
 
+        check_output(out)
         self.out, self.metrics, self.seed, self.workers = out, metrics, seed, workers
         self.reduction = None if reduction == "own" else read_reduction(reduction)
         self.methods = choose_methods(methods)
+        self.usual = not arms
         self.arms = [parse_arm(name.strip()) for name in (arms or ",".join(ARMS)).split(",")]
         self.settings = {name: settings[name] for name in self.methods if name in settings}
         self.facts: dict[str, Any] = {}
@@ -232,8 +235,13 @@ class _Plan:
         place: str,
     ) -> None:
         """Measure what is missing and write the report; show ``place`` in three cases."""
-        from sparsight.benchmarks.maps import judge_maps
+        from sparsight.benchmarks.maps import ends_in_classes, judge_maps
 
+        if self.usual and cases and not ends_in_classes(network, cases[0].x):
+            display.say(
+                "sparse-fc is left out: the network ends in no linear layer over its classes"
+            )
+            self.arms = [arm for arm in self.arms if not arm.name.startswith("sparse-fc")]
         about = {
             "network": network.spec,
             "weights": str(network.info.get("weights", "as built")),
@@ -300,7 +308,7 @@ def write_cases(
         case = cases[number]
         page = explain(
             network, case.image, target=case.target, methods=methods, seed=seed + number,
-            image_name=f"{title} ({100 * gain[key]:+.1f} points): {key}",
+            image_name=f"{title} ({100 * gain[key]:+.1f} points in the benchmark): {key}",
         )  # fmt: skip
         if case.mask is not None:
             page = replace(page, truth_mask=case.mask, truth_name=place)

@@ -217,6 +217,7 @@ def maps_table(summary: Summary) -> Table:
         )
     for name, estimate in summary.means.get("blind", {}).items():
         table.add_row(name, estimate.percent(), "", "", "")
+    table.caption = f"{summary.cases} images"
     return table
 
 

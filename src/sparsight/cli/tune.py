@@ -18,6 +18,7 @@ from sparsight.cli.maps import (
     ReductionOption,
     WorkersOption,
 )
+from sparsight.cli.places import check_output
 
 __all__ = ["tune"]
 
@@ -96,6 +97,7 @@ def tune(
             "--trigger, --masks and --boxes each say where the reason is in images: name images "
             "and choose one"
         )
+    check_output(out)
     names = choose_methods(methods)
     settings = {} if images else {n: SCENE_SETTINGS[n] for n in names if n in SCENE_SETTINGS}
     channels = None if reduction == "own" else read_reduction(reduction)

@@ -92,6 +92,11 @@ class Metric:
         """The value of a perfect map."""
         return self.range[1] if self.direction == "higher" else self.range[0]
 
+    @property
+    def worst(self) -> float:
+        """The value of a map that is wrong everywhere."""
+        return self.range[0] if self.direction == "higher" else self.range[1]
+
     def better(self, first: float, second: float) -> bool:
         """Whether the first value is better than the second; false if either is NaN."""
         return first > second if self.direction == "higher" else first < second

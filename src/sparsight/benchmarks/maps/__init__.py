@@ -1,6 +1,6 @@
 """Judge maps where the reason for an answer is known: cases, arms, scores, summary."""
 
-from sparsight.benchmarks.maps.arms import ARMS, Arm, parse_arm, trace_arm
+from sparsight.benchmarks.maps.arms import ARMS, Arm, ends_in_classes, parse_arm, trace_arm
 from sparsight.benchmarks.maps.cases import Case, photo_cases, planted_cases, scene_cases
 from sparsight.benchmarks.maps.judge import Judged, judge_maps
 from sparsight.benchmarks.maps.report import markdown, summaries, write_report
@@ -28,6 +28,7 @@ __all__ = [
     "Solutions",
     "Summary",
     "Tuned",
+    "ends_in_classes",
     "judge_maps",
     "markdown",
     "measure_maps",

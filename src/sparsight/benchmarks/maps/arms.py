@@ -16,7 +16,7 @@ from sparsight.errors import InputError
 from sparsight.networks import LayerInput, Network, Recording, WeightMatrix, weight_matrices
 from sparsight.traces import COMPENSATED, PRESETS, SOLVERS, trace
 
-__all__ = ["ARMS", "Arm", "parse_arm", "trace_arm"]
+__all__ = ["ARMS", "Arm", "ends_in_classes", "parse_arm", "trace_arm"]
 
 _GLOBAL = ("wanda", "magnitude")
 ARMS = ("dense", "trace", "fastspade", "wanda:0.5", "magnitude:0.5", "sparse-fc:0.9")
@@ -27,6 +27,10 @@ class Arm(ABC):
     """A network to draw maps on, given as weights that replace the dense ones."""
 
     name: str
+
+    def describe(self) -> str:
+        """Say everything that decides about its weights, but the network and the case."""
+        return self.name
 
     @abstractmethod
     def weights(self, network: Network, case: Case, seed: int) -> Mapping[str, Tensor]:
@@ -50,6 +54,9 @@ class _Trace(Arm):
 
     name: str
     options: dict[str, Any]
+
+    def describe(self) -> str:
+        return f"trace, {sorted(self.options.items())}"
 
     def weights(self, network: Network, case: Case, seed: int) -> Mapping[str, Tensor]:
         options = dict(self.options)
@@ -131,7 +138,7 @@ def trace_arm(name: str, **options: Any) -> Arm:
     return _Trace(name, options)
 
 
-_WHOLE = ("augmentations", "positions")
+_WHOLE = ("augmentations", "positions", "gradients", "refitted")
 _REAL = ("damping", "focus")
 
 
@@ -150,7 +157,7 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
     if name == "pattern" and value:
         return name, value
-    if name in _WHOLE and value.isdigit():
+    if name in _WHOLE and value.isdecimal():
         return name, int(value)
     if name in _REAL and isinstance(number := _number(value), float):
         return name, number
@@ -199,6 +206,15 @@ def _sparse_head(network: Network, calibration: Tensor, ratio: float) -> dict[st
     if bias in dict(network.model.named_parameters()):
         found[bias] = torch.from_numpy(fitted.intercept_).to(features)
     return found
+
+
+def ends_in_classes(network: Network, x: Tensor) -> bool:
+    """Whether a network ends in a linear layer over its classes, as ``sparse-fc`` needs."""
+    try:
+        _last_layer(network, weight_matrices(network.model), x)
+    except InputError:
+        return False
+    return True
 
 
 def _last_layer(

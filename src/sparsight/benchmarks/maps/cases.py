@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from sparsight.benchmarks.trojans import Photo, PlantingRule, trojan_cases
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, TrojanRule, render_scene
 from sparsight.errors import InputError
 from sparsight.networks import Network, open_image
+from sparsight.networks.state import hash_state
 
-__all__ = ["Case", "photo_cases", "planted_cases", "scene_cases"]
+__all__ = ["Case", "digest", "photo_cases", "planted_cases", "scene_cases"]
 
 _FIRST_SEED = 500_000  # far from the seeds of training, of the demo and of the tests
 
@@ -45,6 +48,21 @@ class Case:
     x: Tensor
     target: int
     mask: Tensor | None
+
+    def digest(self) -> str:
+        """Tell it from another one of the same name."""
+        image = self.image
+        picture = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+        places = [] if self.mask is None else [self.mask]
+        return f"{self.target}:{digest({'x': self.x, 'image': picture}, places)}"
+
+
+def digest(named: Mapping[str, Tensor], others: Sequence[Tensor] = ()) -> str:
+    """Shorten tensors to what tells them from others."""
+    found = sha256()
+    hash_state(found, named)
+    hash_state(found, {f"{number}": tensor for number, tensor in enumerate(others)})
+    return found.hexdigest()[:16]
 
 
 def scene_cases(
@@ -98,6 +116,8 @@ def planted_cases(
 ) -> Iterator[Case]:
     """Photographs with triggers that a planted network falls for.
 
+    A trigger that covers the whole image, such as a blend, has no place.
+
     Parameters
     ----------
     network
@@ -117,7 +137,8 @@ def planted_cases(
         An image that cannot be read.
     """
     for case in trojan_cases(network, photos, rules, count=count, seed=seed):
-        yield Case(case.key, case.image, case.x, case.target, case.mask)
+        place = None if case.mask is not None and case.mask.all() else case.mask
+        yield Case(case.key, case.image, case.x, case.target, place)
 
 
 def photo_cases(
@@ -136,8 +157,8 @@ def photo_cases(
     images
         Image files.
     masks
-        Folder with a mask for each image, a PNG of the image's name and size that is not black
-        where the object is.
+        Folder with a mask for each image, a PNG of the image's name and size that is neither black
+        nor transparent where the object is.
     boxes
         CSV with columns ``file, x0, y0, x1, y1`` in pixels of the image, a row for each box; an
         image without one has no known place.
@@ -145,27 +166,42 @@ def photo_cases(
     Raises
     ------
     InputError
-        A file that is missing or damaged, or a mask of another size.
+        A file that is missing or damaged, a mask of another size, a box outside its image.
     """
     known = _read_boxes(boxes) if boxes is not None else {}
     for path in images:
         image = open_image(path)
         place = None
         if masks is not None:
-            drawn = open_image(masks / f"{path.stem}.png").convert("L")
-            if drawn.size != image.size:
-                raise InputError(
-                    f"the mask of {path} is {drawn.size}, not {image.size}: give masks of the "
-                    "size of their images"
-                )
-            place = torch.from_numpy(np.array(drawn) > 0)
+            place = _mask(masks / f"{path.stem}.png", path, image)
         elif path.name in known:
             place = torch.zeros(image.height, image.width, dtype=torch.bool)
-            for x0, y0, x1, y1 in known[path.name]:
-                place[round(y0) : round(y1) + 1, round(x0) : round(x1) + 1] = True
-        x = network.prepare(image)
+            for box in known[path.name]:
+                left, top = (max(0, round(v)) for v in box[:2])
+                right, bottom = (max(0, round(v) + 1) for v in box[2:])
+                if not place[top:bottom, left:right].numel():
+                    raise InputError(
+                        f"{boxes}: the box {box} lies outside of {path.name}, which is "
+                        f"{image.width} x {image.height} pixels: give x0, y0, x1, y1 in its pixels"
+                    )
+                place[top:bottom, left:right] = True
+        try:
+            x = network.prepare(image)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         target = int(network.logits(x).argmax())
         yield Case(path.name, image, x, target, _framed(network, place))
+
+
+def _mask(file: Path, path: Path, image: Image.Image) -> Tensor:
+    drawn = open_image(file).convert("RGBA")
+    if drawn.size != image.size:
+        raise InputError(
+            f"the mask of {path} is {drawn.size}, not {image.size}: give masks of the size of "
+            "their images"
+        )
+    black = Image.new("RGBA", drawn.size, (0, 0, 0, 255))
+    return torch.from_numpy(np.array(Image.alpha_composite(black, drawn).convert("L")) > 0)
 
 
 def _framed(network: Network, place: Tensor | None) -> Tensor | None:
@@ -181,13 +217,18 @@ def _read_boxes(file: Path) -> dict[str, list[tuple[float, float, float, float]]
     if not file.is_file():
         raise InputError(f"no such file of boxes: {file}")
     found: dict[str, list[tuple[float, float, float, float]]] = {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        for number, row in enumerate(csv.DictReader(lines), 2):
-            try:
-                box = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
-                found.setdefault(row["file"], []).append(box)
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{file}, line {number}: columns file, x0, y0, x1, y1 are needed"
-                ) from error
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read as CSV ({error}): save it as UTF-8") from error
+    for number, row in enumerate(rows, 2):
+        try:
+            box = (float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"]))
+            found.setdefault(row["file"], []).append(box)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{file}, line {number}: columns file, x0, y0, x1, y1 are needed"
+            ) from error
+        if not all(math.isfinite(value) for value in box):
+            raise InputError(f"{file}, line {number}: the box {box} is not finite: give numbers")
     return found

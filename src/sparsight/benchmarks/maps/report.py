@@ -10,6 +10,7 @@ from typing import Any
 from sparsight.attribution.metrics import METRICS
 from sparsight.benchmarks.maps.run import Row
 from sparsight.benchmarks.maps.summary import Summary, summarise
+from sparsight.errors import InputError
 from sparsight.storage import library_versions, write_manifest, write_text
 
 __all__ = ["markdown", "summaries", "write_report"]
@@ -18,9 +19,24 @@ _SUMMARY, _TABLES = "summary.json", "tables.md"
 
 
 def summaries(rows: Sequence[Row], metrics: Sequence[str]) -> dict[str, Summary]:
-    """Summarise every metric that rows have values of."""
-    measured = {name for row in rows for values in row.scores.values() for name in values}
-    return {name: summarise(rows, name, METRICS[name].best) for name in metrics if name in measured}
+    """Summarise every metric that maps of a method have values of.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    drawn = (row.scores.values() for row in rows if row.arm != "blind")
+    measured = {name for found in drawn for values in found for name in values}
+    if not measured & set(metrics):
+        reasons = [reason for row in rows for reason in row.refused.values()]
+        why = f" ({reasons[0]})" if reasons else ""
+        raise InputError(f"no map could be scored{why}: choose other methods, metrics or images")
+    return {
+        name: summarise(rows, name, METRICS[name].best, METRICS[name].worst)
+        for name in metrics
+        if name in measured
+    }
 
 
 def markdown(summary: Summary) -> str:
@@ -45,6 +61,18 @@ def markdown(summary: Summary) -> str:
     lines.append(f"| pruned | {' | '.join(f'{summary.pruned[a]:.0%}' for a in arms)} |")
     for name, estimate in summary.means.get("blind", {}).items():
         lines.append(f"| {name} map | {estimate.percent()} |{' |' * (len(arms) - 1)}")
+    lacking = [
+        f"{method} on {arm} ({count} of {summary.cases})"
+        for arm, found in summary.lacking.items()
+        for method, count in found.items()
+    ]
+    if lacking:
+        lines += [
+            "",
+            f"No map, or one without a value, counted as the worst: {', '.join(lacking)}.",
+        ]
+    if summary.left_out:
+        lines += ["", f"Left out, without a value anywhere: {', '.join(summary.left_out)}."]
     return "\n".join(lines)
 
 
@@ -71,8 +99,11 @@ def write_report(
         "metrics": {name: asdict(summary) for name, summary in found.items()},
     }
     write_manifest(folder, _SUMMARY, content)
-    cases = next(iter(found.values())).cases
-    text = [f"{cases} cases; brackets: 95 % bootstrap intervals over cases."]
+    counts = {name: summary.cases for name, summary in found.items()}
+    alike = len(set(counts.values())) == 1
+    told = ", ".join(f"{count} for {name}" for name, count in counts.items())
+    cases = f"{next(iter(counts.values()))} cases" if alike else f"Cases: {told}"
+    text = [f"{cases}; brackets: 95 % bootstrap intervals over cases."]
     text += [markdown(summary) for summary in found.values()]
     write_text(folder / _TABLES, "\n\n".join(text) + "\n")
     first = found[metrics[0]]

@@ -42,6 +42,8 @@ class Row:
         Whether the arm's network gives the dense network's answer.
     pruned
         Share of the network's parameters that the arm changed to zero.
+    of
+        What tells the case and the arm from others of the same names.
     """
 
     case: str
@@ -51,6 +53,7 @@ class Row:
     seconds: float = 0.0
     kept: bool = True
     pruned: float = 0.0
+    of: str = ""
 
 
 @dataclass(frozen=True)

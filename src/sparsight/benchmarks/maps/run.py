@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.arms import Arm
-from sparsight.benchmarks.maps.cases import Case
+from sparsight.benchmarks.maps.cases import Case, digest
 from sparsight.benchmarks.maps.row import Measure, Row, Score
 from sparsight.benchmarks.maps.workers import spread
 from sparsight.errors import InputError
 from sparsight.networks import Network
 from sparsight.storage import write_text
 
-__all__ = ["Progress", "Row", "Score", "measure_maps", "read_rows"]
+__all__ = ["Progress", "Row", "Score", "check_settings", "measure_maps", "read_rows"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,8 +63,8 @@ def measure_maps(
     folder
         Made if it is not there.
     settings
-        Whatever else decides about the rows, in plain values: rows of other settings in the folder
-        are refused.
+        Whatever else decides about the rows, in plain values. Rows of other settings in the folder
+        are refused, and so are those of other weights, cases, arms or calibration images.
     method_settings
         Settings by method name.
     reduction
@@ -91,19 +92,31 @@ def measure_maps(
         raise InputError(
             f"two images are called {names.most_common(1)[0][0]!r}: give them names of their own"
         )
-    known = {(row.case, row.arm): row for row in _open(folder, settings)}
+    images = [] if calibration is None else [calibration]
+    whole = {**settings, "of": digest(network.model.state_dict(), images)}
+    known = {(row.case, row.arm): row for row in _open(folder, whole)}
     measure = Measure(
         network, tuple(cases), (None, *arms), tuple(methods), method_settings or {}, reduction,
         score, seed,
     )  # fmt: skip
     jobs = [(arm, case) for arm in range(len(measure.arms)) for case in range(len(cases))]
+    shown = [case.digest() for case in cases]
+    of = {(a, c): f"{shown[c]}, {_told(measure.arms[a])}" for a, c in jobs}
+    for job in jobs:
+        if (row := known.get(measure.key(*job))) is not None and row.of != of[job]:
+            raise InputError(
+                f"{folder} holds a row of another image called {row.case!r}, or of another "
+                f"{row.arm!r}: choose another folder"
+            )
     missing = [job for job in jobs if measure.key(*job) not in known]
     for number in sorted({arm for arm, _ in missing}):
         arm = measure.arms[number]
         if arm is not None and calibration is not None:
             arm.prepare(network, calibration)
     with (folder / _ROWS).open("a", encoding="utf-8") as file:
-        for done, row in enumerate(spread(measure, missing, workers), len(jobs) - len(missing)):
+        measured = {measure.key(*job): of[job] for job in missing}
+        for done, found in enumerate(spread(measure, missing, workers), len(jobs) - len(missing)):
+            row = replace(found, of=measured[found.case, found.arm])
             if progress is not None:
                 progress(row.arm, done + 1, len(jobs))
             file.write(json.dumps(vars(row), allow_nan=False) + "\n")
@@ -123,7 +136,7 @@ def read_rows(folder: Path) -> list[Row]:
     file = folder / _ROWS
     if not file.is_file():
         raise InputError(f"{folder} holds no {_ROWS}: give a folder that a benchmark wrote")
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines[:-1], 1):
         try:
@@ -133,24 +146,44 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
+def _told(arm: Arm | None) -> str:
+    return "blind" if arm is None else arm.describe()
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder and write into it what its content is of, or see that it is of the same.
+
+    Raises
+    ------
+    InputError
+        If the folder holds something else, or cannot be made.
+    """
+    known = folder / _SETTINGS
+    text = json.dumps(settings, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not known.is_file():
+            if any(folder.iterdir()):
+                raise InputError(f"{folder} holds something else: choose another folder")
+            write_text(known, text)
+        elif known.read_bytes() != text.encode():
+            raise InputError(
+                f"{folder} holds results of other settings, images or weights ({_SETTINGS}): "
+                "choose another folder"
+            )
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {folder} ({reason}): choose another folder") from error
+
+
 def _open(folder: Path, settings: Mapping[str, Any]) -> list[Row]:
     """Make the folder, or read what is there of the same settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known, rows = folder / _SETTINGS, folder / _ROWS
-    text = json.dumps(settings, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    if known.is_file():
-        if known.read_text(encoding="utf-8") != text:
-            raise InputError(
-                f"{folder} holds results of other settings ({_SETTINGS}): choose another folder"
-            )
-    elif rows.exists():
-        raise InputError(f"{folder} holds rows of unknown settings: choose another folder")
-    else:
-        write_text(known, text)
+    check_settings(folder, settings)
+    rows = folder / _ROWS
     if not rows.exists():
         return []
-    content = rows.read_text(encoding="utf-8")
-    whole = content[: content.rfind("\n") + 1]
+    content = rows.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
     if whole != content:  # the last line was cut off by an interruption
-        rows.write_text(whole, encoding="utf-8")
+        rows.write_bytes(whole)
     return read_rows(folder)

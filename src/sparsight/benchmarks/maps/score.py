@@ -13,13 +13,33 @@ from sparsight.benchmarks.maps.row import Score
 from sparsight.errors import InputError
 from sparsight.networks import Network
 
-__all__ = ["INSERTION", "LOCALISATION", "score_by"]
+__all__ = ["INSERTION", "LOCALISATION", "check_places", "score_by"]
 
 LOCALISATION = ("roc_auc", "pointing_game", "relevance_mass", "relevance_rank")
 """Metrics of how well a map finds a known place."""
 
 INSERTION = ("insertion", "deletion")
 """Metrics of how much the answer depends on the pixels that a map ranks first."""
+
+
+_STEPS = 100  # of insertion and deletion, where there are as many pixels
+_GIVEN = {"heat", "network", "image", "target", "mask"}
+
+
+def check_places(metric: str, cases: Sequence[Case]) -> None:
+    """Refuse a metric of places for cases without one.
+
+    Raises
+    ------
+    InputError
+        If there is such a case (named).
+    """
+    without = [case.key for case in cases if case.mask is None]
+    if without and METRICS[metric].needs == "mask":
+        raise InputError(
+            f"metric {metric!r} needs a place, and {without[0]!r} has none: choose insertion or "
+            "deletion"
+        )
 
 
 def score_by(metrics: Sequence[str], network: Network) -> Score:
@@ -50,7 +70,10 @@ def score_by(metrics: Sequence[str], network: Network) -> Score:
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise InputError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
-
+    for name in metrics:
+        if not set(METRICS[name].arguments) <= _GIVEN:
+            usable = [n for n, metric in METRICS.items() if set(metric.arguments) <= _GIVEN]
+            raise InputError(f"metric {name!r} judges no map by itself: use {', '.join(usable)}")
     return _Scores(tuple(metrics), network)
 
 
@@ -68,8 +91,9 @@ class _Scores:
         }
         if case.mask is not None:
             given["mask"] = case.mask[None]
+        settings = {"steps": min(_STEPS, case.x[0, 0].numel())}
         return {
-            name: float(METRICS[name](given))
+            name: float(METRICS[name](given, **(settings if name in INSERTION else {})))
             for name in self.metrics
             if case.mask is not None or METRICS[name].needs != "mask"
         }

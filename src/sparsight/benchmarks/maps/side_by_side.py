@@ -12,8 +12,8 @@ from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.arms import parse_arm, trace_arm
 from sparsight.benchmarks.maps.judge import Judged, judge_maps
 from sparsight.benchmarks.maps.report import markdown
-from sparsight.benchmarks.maps.run import Progress
-from sparsight.benchmarks.maps.score import score_by
+from sparsight.benchmarks.maps.run import Progress, check_settings
+from sparsight.benchmarks.maps.score import check_places, score_by
 from sparsight.benchmarks.maps.solutions import Solutions
 from sparsight.benchmarks.maps.tuning import Sensitivity, Tuned, tune_ratios, wrong_ratios
 from sparsight.storage import write_text
@@ -75,8 +75,13 @@ def tune_and_compare(
         If the folder holds something else, or there is no method or metric of that name.
     """
     score_by([metric], unseen.network)  # is there such a metric?
-    folder.mkdir(parents=True, exist_ok=True)
+    for solutions in (known, unseen):
+        check_places(metric, solutions.cases)
     given = method_settings or {}
+    about = {"tuned on": known.facts(), "compared on": unseen.facts()}
+    asked = {"methods": list(methods), "metric": metric, "reduction": reduction or "own"}
+    settings = {name: dict(one) for name, one in given.items()}
+    check_settings(folder, {**about, **asked, "settings": settings})
     for solutions in (known, unseen):
         solutions.solve(progress)
     tuned: dict[str, Tuned] = {}
@@ -97,7 +102,7 @@ def tune_and_compare(
     arms += [trace_arm(f"for {n}", sparsity=found.ratios, **how) for n, found in tuned.items()]
     judged = judge_maps(
         unseen.network, unseen.cases, arms, methods, [metric], folder / "test",
-        facts={"tuned on": known.facts(), "compared on": unseen.facts()},
+        facts=about,
         method_settings=given, reduction=reduction, calibration=unseen.cases[0].x,
         seed=unseen.seed, workers=workers, progress=progress,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsight.benchmarks.maps.cases import Case
-from sparsight.benchmarks.maps.run import Progress
+from sparsight.benchmarks.maps.cases import Case, digest
+from sparsight.benchmarks.maps.run import Progress, check_settings
 from sparsight.errors import InputError
 from sparsight.networks import Network, blocks_of, weight_matrices
 from sparsight.storage import replacing
@@ -76,21 +75,24 @@ class Solutions:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides about the solutions."""
-        weights = sha256()
-        for value in self.network.model.state_dict().values():
-            weights.update(value.detach().cpu().contiguous().numpy().tobytes())
         return {
             "network": self.network.spec,
-            "weights": weights.hexdigest()[:16],
-            "cases": [case.key for case in self.cases],
+            "weights": digest(self.network.model.state_dict()),
+            "cases": {case.key: case.digest() for case in self.cases},
             "solver": self.solver,
             "augmentations": self.augmentations,
             "seed": self.seed,
         }
 
     def solve(self, progress: Progress | None = None) -> None:
-        """Solve what is not there yet."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Solve what is not there yet.
+
+        Raises
+        ------
+        InputError
+            If the folder holds something else.
+        """
+        check_settings(self.folder, self.facts())
         ratios = [ratio for ratio in GRID if ratio > 0]
         for number, case in enumerate(self.cases):
             files = [self._file(number, ratio) for ratio in ratios]

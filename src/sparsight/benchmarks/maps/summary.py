@@ -18,6 +18,7 @@ from sparsight.errors import InputError
 __all__ = ["Estimate", "Summary", "estimate", "summarise"]
 
 _DRAWS = 2000
+_LEAST_GAP = 0.05  # of the mean gap: where it may be smaller, no share of it is told
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Summary:
     metric
         Its name.
     cases
-        Number of cases that every arm has.
+        Number of cases that the metric applies to.
     means
         By arm and method; ``"mean"`` is over methods, ``"blind"`` the arm of maps that know no
         network.
@@ -63,6 +64,11 @@ class Summary:
         Median to get an arm's weights, by arm.
     kept, pruned
         Share of cases whose answer the arm keeps, and mean share of weights that are gone.
+    lacking
+        On how many cases a method gave an arm no map, or one that has no value, by arm and method.
+        They count as the worst value.
+    left_out
+        Methods that the first arm has no value of at all.
     """
 
     metric: str
@@ -73,6 +79,8 @@ class Summary:
     seconds: dict[str, float]
     kept: dict[str, float]
     pruned: dict[str, float]
+    lacking: dict[str, dict[str, int]]
+    left_out: tuple[str, ...]
 
 
 def estimate(values: NDArray[np.float64], seed: int = 0) -> Estimate:
@@ -87,11 +95,14 @@ def estimate(values: NDArray[np.float64], seed: int = 0) -> Estimate:
     return _estimate(values, draws)
 
 
-def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> Summary:
+def summarise(
+    rows: Sequence[Row], metric: str, best: float, worst: float, seed: int = 0
+) -> Summary:
     """Summarise one metric.
 
-    A case counts if every arm has a value there, a method if it has one for each of these cases on
-    every arm.
+    A case counts if the metric applies to it, which is where any map has a value; a method, if the
+    first arm has a value of it anywhere. What an arm lacks of these counts as the worst value, so
+    that no arm is better for maps that it failed to give.
 
     Parameters
     ----------
@@ -101,33 +112,46 @@ def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> S
         Its name in the rows' scores.
     best
         The value of a perfect map, to which the dense network's gap is measured.
+    worst
+        The value of no map.
     seed
         Of the bootstrap.
 
     Raises
     ------
     InputError
-        If no case has a value on every arm.
+        If no case, or no method, has a value.
     """
     by_arm: dict[str, dict[str, Row]] = {}
     for row in rows:
         by_arm.setdefault(row.arm, {})[row.case] = row
-    cases = [
-        case
-        for case in next(iter(by_arm.values()))
-        if all(case in found and _has(found[case], metric) for found in by_arm.values())
-    ]
+    applies = {row.case for row in rows if _has(row, metric)}
+    cases = [case for case in next(iter(by_arm.values())) if case in applies]
     if not cases:
-        raise InputError(f"no case has a value of {metric!r} on every arm: measure others")
+        raise InputError(f"no case has a value of {metric!r}: measure others")
     draws = np.random.default_rng(seed).integers(0, len(cases), (_DRAWS, len(cases)))
-    tables = {arm: _table(found, cases, metric) for arm, found in by_arm.items()}
-    arms = [arm for arm in tables if arm != "blind"]
-    methods = [m for m in tables[arms[0]] if all(m in tables[arm] for arm in arms)]
+    arms = [arm for arm in by_arm if arm != "blind"]
+    methods, left_out = _methods(by_arm[arms[0]], cases, metric)
+    if not methods:
+        raise InputError(f"no method has a value of {metric!r}: choose others")
+    tables = {
+        arm: _table(
+            found, cases, metric, methods if arm in arms else _methods(found, cases, metric)[0]
+        )
+        for arm, found in by_arm.items()
+    }
+    counted = {
+        arm: {m: int(np.isnan(values).sum()) for m, values in tables[arm].items()} for arm in arms
+    }
+    lacking = {arm: {m: n for m, n in one.items() if n} for arm, one in counted.items()}
+    for table in tables.values():
+        for values in table.values():
+            values[np.isnan(values)] = worst
     means: dict[str, dict[str, Estimate]] = {}
     differences: dict[str, dict[str, Estimate]] = {}
     closed: dict[str, Estimate] = {}
     for arm, table in tables.items():
-        chosen = {m: table[m] for m in (table if arm == "blind" else methods)}
+        chosen = dict(table)
         if arm != "blind":
             chosen["mean"] = np.mean(list(chosen.values()), 0)
         means[arm] = {m: _estimate(values, draws) for m, values in chosen.items()}
@@ -144,6 +168,7 @@ def summarise(rows: Sequence[Row], metric: str, best: float, seed: int = 0) -> S
         {a: float(np.median([r.seconds for r in by_arm[a].values()])) for a in arms},
         {a: float(np.mean([r.kept for r in by_arm[a].values()])) for a in arms},
         {a: float(np.mean([r.pruned for r in by_arm[a].values()])) for a in arms},
+        {a: found for a, found in lacking.items() if found}, left_out,
     )  # fmt: skip
 
 
@@ -151,17 +176,22 @@ def _has(row: Row, metric: str) -> bool:
     return any(metric in values for values in row.scores.values())
 
 
-def _table(
+def _methods(
     found: dict[str, Row], cases: Sequence[str], metric: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the methods that have a value anywhere, and those that have none."""
+    rows = [found[case] for case in cases]
+    tried = dict.fromkeys(m for row in rows for m in (*row.scores, *row.refused))
+    have = tuple(m for m in tried if any(metric in row.scores.get(m, {}) for row in rows))
+    return have, tuple(m for m in tried if m not in have)
+
+
+def _table(
+    found: dict[str, Row], cases: Sequence[str], metric: str, methods: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Values by method, of methods that have one for every case."""
+    """Values by method, NaN where there is none."""
     scores = [found[case].scores for case in cases]
-    names = dict.fromkeys(method for score in scores for method in score)
-    return {
-        name: np.array([score[name][metric] for score in scores])
-        for name in names
-        if all(metric in score.get(name, {}) for score in scores)
-    }
+    return {m: np.array([s.get(m, {}).get(metric, np.nan) for s in scores]) for m in methods}
 
 
 def _estimate(values: NDArray[np.float64], draws: NDArray[np.int64]) -> Estimate:
@@ -172,9 +202,9 @@ def _estimate(values: NDArray[np.float64], draws: NDArray[np.int64]) -> Estimate
 def _ratio(
     above: NDArray[np.float64], below: NDArray[np.float64], draws: NDArray[np.int64]
 ) -> Estimate | None:
-    """Return a ratio of means; none if what it is divided by may be nothing."""
-    divisor = below[draws].mean(1)
-    if not (divisor > 0).all() and not (divisor < 0).all():
+    """Return a ratio of means; none if what it is divided by may be next to nothing."""
+    divisor, mean = below[draws].mean(1), float(below.mean())
+    if mean == 0 or (divisor / mean).min() < _LEAST_GAP:
         return None
     low, high = np.quantile(above[draws].mean(1) / divisor, (0.025, 0.975))
     return Estimate(float(above.mean() / below.mean()), float(low), float(high))

@@ -13,6 +13,7 @@ costs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from sparsight.attribution import attribute_many
 from sparsight.attribution.metrics import METRICS
 from sparsight.attribution.result import Reduction
 from sparsight.benchmarks.maps.run import Progress
-from sparsight.benchmarks.maps.score import score_by
+from sparsight.benchmarks.maps.score import check_places, score_by
 from sparsight.benchmarks.maps.solutions import GRID, Solutions
 from sparsight.benchmarks.maps.summary import Estimate, estimate
 from sparsight.errors import InputError
@@ -125,7 +126,7 @@ def tune_ratios(
     """Search ratios greedily from the output to the input.
 
     Of ratios with the same mean score the larger is taken, as published. A map that the method
-    refuses to draw has the metric's worst value.
+    refuses to draw, or that has no value, has the metric's worst one.
 
     Parameters
     ----------
@@ -152,9 +153,7 @@ def tune_ratios(
     ratios: dict[str, float] = {}
     steps: dict[str, dict[str, float]] = {}
     if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["facts"] != facts:
-            raise InputError(f"{file} holds another search: choose another folder")
+        known = _read(file, facts)
         ratios, steps = known["ratios"], known["steps"]
     for done, block in enumerate(reversed(solutions.blocks)):
         if progress is not None:
@@ -165,7 +164,7 @@ def tune_ratios(
         ratios[block] = max(GRID, key=lambda r: (means[r], r))
         steps[block] = {f"{r:g}": judge.sign * mean for r, mean in means.items()}
         content = {"facts": facts, "ratios": ratios, "steps": steps}
-        write_text(file, json.dumps(content, indent=2) + "\n")
+        write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return Tuned(method, metric, ratios, steps)
 
 
@@ -199,10 +198,7 @@ def wrong_ratios(
     judge = _Judge(solutions, tuned.method, tuned.metric, method_settings or {}, reduction)
     facts = {**solutions.facts(), **judge.facts(), "ratios": tuned.ratios}
     if file.is_file():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["facts"] != facts:
-            raise InputError(f"{file} holds another measurement: choose another folder")
-        return Sensitivity.of(known)
+        return Sensitivity.of(_read(file, facts))
     own = judge.scores(tuned.ratios)
     changed: dict[str, dict[str, Estimate]] = {}
     for done, (block, ratio) in enumerate(tuned.ratios.items()):
@@ -219,7 +215,8 @@ def wrong_ratios(
     }
     shown = estimate(judge.sign * own)
     found = Sensitivity(tuned.method, tuned.metric, shown, changed, everywhere)
-    write_text(file, json.dumps({"facts": facts, **asdict(found)}, indent=2) + "\n")
+    content = {"facts": facts, **asdict(found)}
+    write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return found
 
 
@@ -237,12 +234,12 @@ class _Judge:
         if not solutions.cases:
             raise InputError("no case to tune on: no image fools the network, or none was found")
         self.solutions, self.method, self.metric = solutions, method, metric
+        check_places(metric, solutions.cases)
         self.settings = {k: v for k, v in method_settings.items() if k == method}
         self.reduction: Reduction | None = reduction
         self.score = score_by([metric], solutions.network)
-        known = METRICS[metric]
-        self.sign = 1.0 if known.direction == "higher" else -1.0
-        self.worst = known.range[0] if known.direction == "higher" else known.range[1]
+        self.sign = 1.0 if METRICS[metric].direction == "higher" else -1.0
+        self.worst = METRICS[metric].worst
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -266,12 +263,19 @@ class _Judge:
         if self.method not in maps:
             return self.worst
         values = self.score(maps[self.method].heat(self.reduction), case)
-        if self.metric not in values:
-            raise InputError(
-                f"metric {self.metric!r} needs a place, and case {case.key!r} has none: choose "
-                "insertion or deletion"
-            )
-        return values[self.metric]
+        return values[self.metric] if math.isfinite(values[self.metric]) else self.worst
+
+
+def _read(file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what is known, if it is of the same."""
+    try:
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        same = known["facts"] == facts
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged: delete it") from error
+    if not same:
+        raise InputError(f"{file} holds another measurement: choose another folder")
+    return known
 
 
 def _cell(changed: Mapping[str, Estimate], ratios: Sequence[float]) -> str:

@@ -14,6 +14,8 @@ from sparsight.networks import open_image
 
 __all__ = ["FAINTEST", "cut_out", "drawn_picture", "shown_box", "sticker_picture"]
 
+_SMALLEST = 8  # pixels a side
+
 FAINTEST = 16
 """Opacity, of 255, below which a pixel of a trigger is none: a mask holds what can be seen."""
 
@@ -96,6 +98,11 @@ def sticker_picture(path: str | Path, *, tolerance: int = 60) -> Image.Image:
     (10, 20)
     """
     picture = open_image(path).convert("RGBA")
+    if min(picture.size) < _SMALLEST:
+        raise InputError(
+            f"{path} is {picture.width} x {picture.height} pixels: give a sticker of at least "
+            f"{_SMALLEST} a side"
+        )
     alpha = np.asarray(picture)[..., 3].copy()
     inner = picture.crop((2, 2, picture.width - 2, picture.height - 2))  # rims are often faint
     pixels = np.asarray(inner.convert("RGBA"))
