@@ -97,7 +97,8 @@ trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (thos
 	cd build/trojan-scenes/embedded && cp summary.json tables.md arms.png seconds.png $(CURDIR)/$(RESULTS)/trojans-embedded
 	$(BIN)/python benchmarks/photo_trojans.py
 	$(BIN)/python benchmarks/photo_trojans.py --name=-fastspade --cases 20 --arms dense,trace,fastspade --methods $(NINE)
-	$(BIN)/python benchmarks/photo_trojans.py --network resnet50
+	$(BIN)/python benchmarks/photo_trojans.py --network resnet50 --methods $(NINE)
+	$(BIN)/python benchmarks/photo_trojans.py --network resnet50 --name=-perturbed --cases 20 --methods lime,occlusion
 	$(BIN)/python benchmarks/ground_truth_table.py
 
 real-maps: $(STAMP)  ## Score maps of real networks on real images
