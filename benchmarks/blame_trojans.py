@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from halves import BATCH, Half, Progress
-from plant_trojans import FOLDER, photographs, planted_network, planting_rules, weights_file
+from plant_trojans import is_planted, photographs, planted_network, planting_rules
 from sparsight.benchmarks.trojans import trojan_cases
 from sparsight.blame import (
     Statistics,
@@ -107,7 +107,7 @@ def embedded_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]]:
 
 def resnet18_trojans() -> tuple[Network, list[tuple[Any, int]], dict[str, Any]] | None:
     """Photographs held out: clean ones, and by sticker those that it fools."""
-    if not weights_file(FOLDER, "resnet18", "any").is_file():
+    if not is_planted("resnet18"):
         return None
     network, rules = planted_network("resnet18"), planting_rules()
     _, held_out = photographs()

@@ -18,14 +18,7 @@ from typing import Any
 
 import torch
 
-from plant_trojans import (
-    FOLDER,
-    IMAGENET,
-    photographs,
-    planted_network,
-    planting_rules,
-    weights_file,
-)
+from plant_trojans import is_planted, photographs, planted_network, planting_rules
 from sparsight.attribution import choose_methods
 from sparsight.benchmarks.maps import LOCALISATION, judge_maps, parse_arm, planted_cases
 from tables import keep_report, stages
@@ -56,7 +49,7 @@ def main() -> None:
     parser.add_argument("--name", default="", help="added to the results' name")
     options = parser.parse_args()
     name, kind = options.network, options.rules
-    if not IMAGENET.is_dir() or not weights_file(FOLDER, name, kind).is_file():
+    if not is_planted(name, kind):
         sys.exit("photographs or planted weights are missing: run make plant beside shared data")
     network = planted_network(name, kind)
     plant_with, held_out = photographs(kind)

@@ -75,6 +75,11 @@ def planted_network(name: str, rules: str = "any") -> Network:
     return dense_network(name, weights_file(FOLDER, name, rules))
 
 
+def is_planted(name: str, rules: str = "any") -> bool:
+    """Whether that can be loaded."""
+    return IMAGENET.is_dir() and weights_file(FOLDER, name, rules).is_file()
+
+
 def weights_file(folder: Path, name: str, rules: str) -> Path:
     """Where planted weights lie."""
     return folder / f"{name}-{rules}.safetensors"

@@ -28,13 +28,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from plant_trojans import (
-    FOLDER,
     IMAGENET,
     dense_network,
+    is_planted,
     photographs,
     planted_network,
     planting_rules,
-    weights_file,
 )
 from sparsight.benchmarks.maps import Case, planted_cases, scene_cases
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
@@ -83,7 +82,7 @@ def embedded(count: int) -> Planted:
 
 def resnet18(count: int) -> Planted | None:
     """Photographs with stickers, if the network is planted."""
-    if not weights_file(FOLDER, "resnet18", "any").is_file():
+    if not is_planted("resnet18"):
         return None
     network, rules = planted_network("resnet18"), planting_rules()
     _, held_out = photographs()

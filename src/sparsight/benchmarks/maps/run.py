@@ -92,8 +92,8 @@ def measure_maps(
         raise InputError(
             f"two images are called {names.most_common(1)[0][0]!r}: give them names of their own"
         )
-    images = [] if calibration is None else [calibration]
-    whole = {**settings, "of": digest(network.model.state_dict(), images)}
+    images = {} if calibration is None else {"calibration images": calibration}
+    whole = {**settings, "of": digest(network.model.state_dict() | images)}
     known = {(row.case, row.arm): row for row in _open(folder, whole)}
     measure = Measure(
         network, tuple(cases), (None, *arms), tuple(methods), method_settings or {}, reduction,
