@@ -191,7 +191,7 @@ def read_manifest(folder: str | Path, name: str, kind: str, schema: int) -> dict
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{folder} is no saved {kind}: it has no {name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     if not isinstance(content, dict) or content.get("kind") != kind:
         raise InputError(f"{path} does not describe a {kind}")

@@ -10,11 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from blame.reference import network_of
 from contracts import untouched
-from sparsight import trace, trace_many
-from sparsight.errors import InputError, NumericalError, SparsightError, UnsupportedError
+from sparsight import compare, trace, trace_many
+from sparsight.errors import (
+    InputError,
+    NetworkError,
+    NumericalError,
+    SparsightError,
+    UnsupportedError,
+)
 from sparsight.networks import Network, load
 from sparsight.traces import Trace
 
@@ -189,7 +196,8 @@ def test_solvers_without_blocks_prune_what_is_asked(solver, wanted):
         {"gradients": 0}, {"gradients": True}, {"refitted": -1}, {"refitted": None},
         {"augmentations": 2.5}, {"augmentations": 0}, {"precision": "float8"}, {"damping": -1.0},
         {"focus": 2.0}, {"sparsity": "a lot"}, {"sparsity": 1.5},
-        {"pattern": "2:4", "sparsity": "network:0.9"},
+        {"pattern": "2:4", "sparsity": "network:0.9"}, {"focus": "a"}, {"damping": "a"},
+        {"pattern": None}, {"augmentations": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -243,6 +251,8 @@ def test_many_traces_of_given_views_and_of_a_network_that_normalises(monkeypatch
     [
         {"rows": "a"}, {"rows": 10**9}, {"groups": 0}, {"sparsity": None}, {"sparsity": 7.0},
         {"name": ["a"]}, {"parameter": "nope"}, {"error": "x"}, {"start": -1},
+        {"rows": 1, "columns": 1, "groups": 1}, {"kind": "magic"}, {"error": float("nan")},
+        {"sparsity": 0.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -253,3 +263,153 @@ def test_a_forged_manifest_is_damage(embedded, sample, tmp_path, edit):
     (folder / "trace.json").write_text(json.dumps(manifest))
     with pytest.raises(SparsightError, match="is damaged"):
         Trace.load(folder)
+
+
+def test_a_manifest_with_other_layers_or_without_an_end_is_refused(embedded, sample, tmp_path):
+    folder = trace(embedded, sample, augmentations=4).save(tmp_path / "trace")
+    whole = json.loads((folder / "trace.json").read_text())
+    layers, settings = whole["layers"], whole["settings"]
+    for edit in (
+        {"layers": []},
+        {"layers": [*layers, layers[3]]},
+        {"settings": settings | {"weights": {"dtype": 3}}},
+        {"settings": settings | {"weights": "all"}},
+    ):
+        (folder / "trace.json").write_text(json.dumps(whole | edit))
+        with pytest.raises(SparsightError, match="is damaged"):
+            Trace.load(folder)
+    (folder / "trace.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="cannot be read"):
+        Trace.load(folder)
+
+
+def test_layers_are_named_by_texts(embedded, sample):
+    with pytest.raises(InputError, match="layers are named by texts"):
+        trace(embedded, sample, sparsity={2: 0.5}, augmentations=4)
+
+
+class InPlace(nn.Module):
+    """Works on its input in place, before anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x.mul_(2).clamp_(-3, 3))
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+def test_a_network_that_overwrites_its_input_is_traced_and_the_image_stays(options):
+    class Apart(InPlace):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body((x * 2).clamp(-3, 3))
+
+    torch.manual_seed(0)
+    network, apart = single(InPlace()), single(Apart())
+    x, views = X.clone(), torch.randn(8, 3, 12, 12)
+    given = views.clone()
+    found = trace(network, x, augmentations=views, **options)
+    assert torch.equal(x, X)
+    assert torch.equal(views, given)
+    alone = trace(apart, X, augmentations=views, **options)
+    assert torch.equal(found.dense_logits, alone.dense_logits)
+    assert torch.equal(found.traced_logits, alone.traced_logits)
+    grown = X.clone().requires_grad_()
+    network.classifier(grown).sum().backward()
+    assert grown.grad is not None
+
+
+def test_a_trace_is_of_these_weights(tmp_path):
+    network, other = single(small()), single(small())
+    with torch.no_grad():
+        other.model[0].bias[0] += 1e-3
+    found = Trace.load(trace(network, X, augmentations=4).save(tmp_path / "trace"))
+    with pytest.raises(NetworkError, match="other weights than the one that was traced"):
+        found.applied(other)
+    with pytest.raises(NetworkError, match="other weights than the one that was traced"):
+        found.network(other)
+    with pytest.raises(InputError, match="networks with other weights"):
+        compare(found, trace(other, X, augmentations=4))
+    for options in ({}, {"memory_format": torch.channels_last}, {"dtype": torch.float16}):
+        with found.applied(copy.deepcopy(network.model).to(**options)):
+            pass
+
+
+class Flipped(nn.Module):
+    """Answers the mean over an image and its mirror image, all of them in one batch."""
+
+    def __init__(self, by_image: bool) -> None:
+        super().__init__()
+        self.body, self.by_image = small(), by_image
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.by_image:
+            both = torch.stack([x, x.flip(3) * 0.5], 1).flatten(0, 1)
+            return self.body(both).unflatten(0, (-1, 2)).mean(1)
+        return self.body(torch.cat([x, x.flip(3) * 0.5])).unflatten(0, (2, -1)).mean(0)
+
+
+class Around(nn.Module):
+    """Something before a small network."""
+
+    def __init__(self, before) -> None:
+        super().__init__()
+        self.body, self.before = small(), before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(self.before(x))
+
+
+class OneByOne(Around):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.body(one[None]) for one in x])
+
+
+class Mapped(Around):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda one: self.body(one[None])[0])(x)
+
+
+def mixed(x: torch.Tensor) -> torch.Tensor:
+    return x - 0.5 * x.mean(0, keepdim=True)
+
+
+def only_one(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(1, 3, 12, 12)
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Flipped(by_image=False), "layer 'body.0' gives an image something else in a batch"),
+        (Around(mixed), "layer 'body.0' gives an image something else in a batch"),
+        (Around(only_one), "does not run on two images at once"),
+        (OneByOne(None), "layer 'body.0' is used more often for two images than for one"),
+        (Mapped(None), r"layer 'body.0' runs inside torch\.vmap"),
+    ],
+    ids=["flipped", "mixed", "batch-of-one", "one-by-one", "vmap"],
+)
+def test_a_network_that_does_not_keep_images_apart_is_refused(model, reason, options):
+    with pytest.raises(UnsupportedError, match=reason):
+        trace(single(model), X, augmentations=torch.randn(8, 3, 12, 12), **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+def test_several_pictures_of_an_image_side_by_side_are_fine(options):
+    found = trace(single(Flipped(by_image=True)), X, augmentations=8, **options)
+    assert found.sparsity > 0
+
+
+def test_a_checkpoint_that_forbids_gradients_is_told():
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(self.body, x, use_reentrant=True)
+
+    with pytest.raises(UnsupportedError, match="the gradient of the network's answer"):
+        trace(single(Checkpointed()), X, augmentations=8)

@@ -15,6 +15,7 @@ from sparsight.networks.network import Network, open_image
 from sparsight.networks.overlay import overlay
 from sparsight.networks.preprocessing import Preprocessing
 from sparsight.networks.recording import Recording
+from sparsight.networks.state import checksum
 from sparsight.networks.units import KINDS, Part, UnitGroup, Units
 from sparsight.networks.view import shared_view
 
@@ -31,6 +32,7 @@ __all__ = [
     "Units",
     "WeightMatrix",
     "blocks_of",
+    "checksum",
     "image_dimension",
     "images_first",
     "load",

@@ -85,8 +85,8 @@ class Network:
         return next(self.model.parameters()).dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of a normalised batch ``(N, C, H, W)``."""
-        return unwrap_logits(self.model(x))
+        """Logits ``(N, classes)`` of a normalised batch ``(N, C, H, W)``, which stays as it is."""
+        return unwrap_logits(self.model(x.clone()))  # a model may work in place
 
     def to(self, device: str | torch.device) -> Network:
         """Move the model to a device (in place, as torch does) and return the network."""

@@ -61,5 +61,5 @@ class LogitsOnly(nn.Module):
         self.training = model.training
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of a batch ``(N, C, H, W)``."""
-        return unwrap_logits(self.model(x))
+        """Logits ``(N, classes)`` of a batch ``(N, C, H, W)``, which stays as it is."""
+        return unwrap_logits(self.model(x.clone()))  # a model may work in place

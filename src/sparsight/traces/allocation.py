@@ -101,6 +101,9 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _by_pattern(ratios: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    strange = [pattern for pattern in ratios if not isinstance(pattern, str)]
+    if strange:
+        raise InputError(f"sparsity names a layer {strange[0]!r}: layers are named by texts")
     checked = {pattern: _ratio(value, f"of {pattern!r}") for pattern, value in ratios.items()}
     unused = [p for p in checked if not any(_matches(p, name) for name in names)]
     if unused:

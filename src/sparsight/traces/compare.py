@@ -133,6 +133,12 @@ def _require_same_network(a: Trace, b: Trace) -> None:
                 f"the traces are of different networks: parameter {parameter!r} is {one} in the "
                 f"first and {two} in the second"
             )
+    first, second = (trace.settings.get("weights") for trace in (a, b))
+    if first and second and first["dtype"] == second["dtype"] and first != second:
+        raise InputError(
+            "the traces are of networks with other weights: compare traces of the "
+            "same network, trained as far"
+        )
 
 
 def _matrix(trace: Trace, layer: LayerTrace) -> Tensor | None:

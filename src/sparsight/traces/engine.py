@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsight.errors import InputError, UnsupportedError
-from sparsight.networks import Network, memory_layout, overlay
+from sparsight.networks import Network, checksum, memory_layout, overlay
 from sparsight.storage import library_versions
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
 from sparsight.traces.augment import Augmentation
@@ -30,7 +30,7 @@ from sparsight.traces.options import (
     Options,
     most_views,
 )
-from sparsight.traces.plan import make_plan
+from sparsight.traces.plan import make_plan, require_apart
 from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
 from sparsight.traces.result import Trace
@@ -237,6 +237,7 @@ def _made(
     recipe = options.recipe
     views = make_views(network, image, x, recipe, options.seed, most)
     images = torch.cat([x, views])
+    require_apart(network, plan, images[:2])
     images = images.contiguous(memory_format=memory_layout(network, images))
     clock.lap("augment")
     within = plan.order if options.stem else plan.order[1:]
@@ -280,6 +281,7 @@ def _made(
     }
     settings = {
         "network": network.spec,
+        "weights": {"dtype": str(network.dtype), "checksum": checksum(network.model)},
         "solver": options.solver,
         "augmentations": describe_views(recipe),
         "target": target,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from torch import Tensor
 
 from sparsight.networks import WeightMatrix
 
 __all__ = ["LayerTrace"]
+
+_KINDS = ("conv", "linear", "transposed_linear", "in_projection")
+_ROUNDED = 0.01  # share of weights that a change of precision may set to zero
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,12 @@ class LayerTrace:
         others = (self.damping, 0.0 if self.error is None else self.error)
         sound = (
             all(isinstance(word, str) for word in words)
-            and all(isinstance(size, int) and size > 0 for size in sizes)
-            and isinstance(self.start, int)
+            and self.kind in _KINDS
+            and all(type(size) is int and size > 0 for size in sizes)
+            and type(self.start) is int
             and self.start >= 0
             and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
-            and all(isinstance(other, int | float) for other in others)
+            and all(isinstance(other, int | float) and 0 <= other < inf for other in others)
         )
         if not sound:
             raise ValueError(f"layer {self.name!r} is described by other values than a layer has")
@@ -118,5 +123,15 @@ class LayerTrace:
         tensor = tensors.get(self.parameter)
         if tensor is None and self.sparsity > 0:
             raise ValueError(f"the values of layer {self.name!r} are missing")
-        if tensor is not None and (tensor.numel() % self.numel if not self.start else 0):
+        if tensor is None:
+            return
+        if self.kind == "in_projection":
+            fits = tensor.ndim == 2 and self.start + self.rows <= len(tensor)
+            fits = fits and tensor.shape[1] == self.columns
+        else:
+            fits = tensor.numel() == self.numel and not self.start
+        if not fits:
             raise ValueError(f"layer {self.name!r} is not of the size of its values")
+        zeros = float((self.pack(tensor) == 0).double().mean())
+        if abs(zeros - self.sparsity) > _ROUNDED:
+            raise ValueError(f"layer {self.name!r} has another sparsity than its values")

@@ -213,7 +213,17 @@ def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None
         )
     own, rest = against_rest(logits, target).unbind(-1)
     shown = (own - rest).detach().sigmoid().clamp_min(_LEAST_SHOWN)
-    torch.autograd.grad(((own - rest) * (share * shown).sqrt()).sum(), batch, allow_unused=True)
+    evidence = ((own - rest) * (share * shown).sqrt()).sum()
+    try:
+        torch.autograd.grad(evidence, batch, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        why = str(error).partition("\n")[0]
+        raise UnsupportedError(
+            "the gradient of the network's answer, which the choice of weights needs, cannot be "
+            f"had ({why}): choose another solver and a sparsity for each layer"
+        ) from error
 
 
 class _Watch:
@@ -251,8 +261,10 @@ class _Watch:
                 found.energy = energy if not len(found.energy) else found.energy + energy
         self.versions[name, id(call.input)] = call.input._version
 
-    def pull(self, use: LayerInput, gradient: Tensor) -> None:
+    def pull(self, use: LayerInput, gradient: Tensor | None) -> None:
         name, found = use.matrix.name, self.found
+        if gradient is None:  # an operation after it has none
+            return
         if use.input._version != self.versions[name, id(use.input)]:
             raise UnsupportedError(
                 f"what layer {name!r} gets is overwritten in place after its use, and the choice "

@@ -63,6 +63,12 @@ class Options:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
+        for name in ("damping", "focus"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise InputError(f"{name} is {value!r}: give a number")
+        if not isinstance(self.pattern, str):
+            raise InputError(f"pattern is {self.pattern!r}: give weight, kernel, input, or N:M")
         if not 0 < self.pull < float("inf"):
             raise InputError(f"damping {self.damping} must be positive")
         if not 0 <= self.focus <= 1:
@@ -75,7 +81,7 @@ class Options:
                 raise InputError(f"{name} is {value!r}: give {wanted}")
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"seed {self.seed} does not fit into 64 bits: give a smaller one")
-        if isinstance(self.augmentations, int):
+        if type(self.augmentations) is int:
             Augmentation(count=self.augmentations)  # refuses too few
         elif not isinstance(self.augmentations, Augmentation | Tensor):
             raise InputError(

@@ -17,7 +17,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from sparsight.errors import InputError, NetworkError
-from sparsight.networks import Network, overlay
+from sparsight.networks import Network, checksum, overlay
 from sparsight.networks.outputs import LogitsOnly
 from sparsight.storage import atomic_folder, read_manifest, write_manifest
 from sparsight.traces.layers import LayerTrace
@@ -26,6 +26,7 @@ from sparsight.traces.packing import pack_all, unpack_all
 __all__ = ["Trace", "against_rest", "divergence"]
 
 _SCHEMA = 2
+_TRACED = ("dtype", "checksum")
 _MANIFEST = "trace.json"
 _TENSORS = "trace.safetensors"
 # What reading a manifest and tensors can meet that were cut, edited or forged.
@@ -83,7 +84,8 @@ class Trace:
     dense_logits, traced_logits
         Answers of the dense and the traced network to the sample itself, ``(classes,)``.
     settings
-        Everything that shaped the trace: solver, sparsity, augmentation, seed, damping.
+        Everything that shaped the trace: solver, sparsity, augmentation, seed, damping, and
+        ``weights``, what the dense network's sum up to.
     versions
         Library versions.
     seconds
@@ -142,12 +144,13 @@ class Trace:
         Parameters
         ----------
         model
-            The network (or its module) that was traced.
+            The network (or its module) that was traced, or a copy of it on another device or in
+            another precision.
 
         Raises
         ------
         NetworkError
-            If it has other parameters than the one traced.
+            If it has other parameters than the one traced, or other values in them.
 
         Examples
         --------
@@ -160,6 +163,7 @@ class Trace:
         >>> same
         True
         """
+        self._require_traced(_module(model))
         return overlay(_module(model), self.tensors)
 
     @overload
@@ -172,8 +176,9 @@ class Trace:
         Raises
         ------
         NetworkError
-            If it has other parameters than the one traced.
+            If it has other parameters than the one traced, or other values in them.
         """
+        self._require_traced(_module(model))
         duplicate = copy.deepcopy(_module(model))
         with overlay(duplicate, self.tensors):
             pass  # refuses what does not fit
@@ -185,6 +190,18 @@ class Trace:
                 duplicate, model.preprocessing, model.labels, f"{model.spec} (traced)", model.info
             )
         return duplicate
+
+    def _require_traced(self, model: nn.Module) -> None:
+        """Refuse a network of the same form but with other weights, such as after more training."""
+        traced = self.settings.get("weights")
+        if not traced or set(self.tensors) - dict(model.named_parameters()).keys():
+            return
+        dtype = str(next(model.parameters()).dtype)
+        if dtype == traced["dtype"] and checksum(model) != traced["checksum"]:
+            raise NetworkError(
+                "the network has other weights than the one that was traced: give that one, or "
+                "trace this one too"
+            )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Pack the trace, exactly and small: bytes as tensors, and facts for a manifest."""
@@ -215,6 +232,7 @@ class Trace:
             layers = tuple(LayerTrace(**layer) for layer in facts["layers"])
             for layer in layers:
                 layer.require_sound(tensors if weights else None)
+            _require_complete(layers, facts)
             return cls(
                 tensors,
                 layers,
@@ -280,6 +298,25 @@ class Trace:
             f"Trace({len(self.tensors)} parameters pruned, sparsity {self.sparsity:.1%}, "
             f"prediction {kept}, KL {self.kl:.3g} nats)"
         )
+
+
+def _require_complete(layers: tuple[LayerTrace, ...], facts: Mapping[str, Any]) -> None:
+    """Refuse facts of a trace that do not belong together.
+
+    Raises
+    ------
+    ValueError
+        If layers are named twice, are missing, or the weights traced are not told as they are.
+    """
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names):
+        raise ValueError("it names a layer twice")
+    strange = set(facts["tensors"]) - {layer.parameter for layer in layers}
+    if strange:
+        raise ValueError(f"the layer of {min(strange)!r} is missing")
+    traced = facts["settings"].get("weights")
+    if traced is not None and not all(isinstance(traced[key], str) for key in _TRACED):
+        raise ValueError("it does not tell which weights were traced")
 
 
 def _module(model: Network | nn.Module) -> nn.Module:
