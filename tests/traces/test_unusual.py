@@ -172,6 +172,12 @@ def test_networks_with_nothing_to_prune_but_the_stem():
     assert trace(flat, X, stem=True, augmentations=4).sparsity > 0
 
 
+def test_a_network_of_layers_that_cannot_be_seen_is_refused_with_their_names():
+    up = nn.Sequential(nn.ConvTranspose2d(3, 10, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match=r"\('0.weight': ConvTranspose2d is not supported\)"):
+        trace(single(up), X)
+
+
 def test_nothing_is_pruned_where_nothing_is_asked_for(embedded, sample):
     found = trace(embedded, sample, sparsity="network:0", augmentations=4)
     assert not found.tensors
@@ -413,3 +419,40 @@ def test_a_checkpoint_that_forbids_gradients_is_told():
 
     with pytest.raises(UnsupportedError, match="the gradient of the network's answer"):
         trace(single(Checkpointed()), X, augmentations=8)
+
+
+class Hidden(nn.Module):
+    """Multiplies by weights that no weight matrix holds, some of them after another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 6, 2, bias=False)
+        self.body = nn.Conv2d(6, 8, 3)
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+        self.bare = nn.Parameter(torch.randn(8, 8))
+        self.standard = nn.Conv2d(8, 8, 3)
+        self.never = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(self.up(x).relu()).relu()
+        x = F.conv2d(x, self.standard.weight * 2).relu()
+        x = torch.einsum("npc,dc->npd", x.flatten(2).mT, self.bare)
+        return self.head(self.rnn(x)[0][:, -1] + x.mean(1) @ self.bare.t())
+
+
+@pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+def test_weights_that_cannot_be_seen_are_named_and_counted(options, tmp_path):
+    network = single(Hidden())
+    found = trace(network, X, augmentations=8, **options)
+    notes = {layer.name: layer.note for layer in found.layers}
+    assert notes["up.weight"] == "ConvTranspose2d is not supported, left dense"
+    assert notes["rnn.weight_hh_l0"] == "GRU is not supported, left dense"
+    assert notes["bare"] == "used by an operation that is not supported, left dense"
+    assert notes["standard"] == "its weights are not used as they are, left dense"
+    assert notes["never"] == "not used by the forward pass"
+    matrices = sum(p.numel() for p in network.model.parameters() if p.ndim > 1)
+    assert sum(layer.numel for layer in found.layers) == matrices
+    again = Trace.load(found.save(tmp_path / "trace"))
+    assert again.layers == found.layers
+    assert compare(found, again).weights.jaccard == 1

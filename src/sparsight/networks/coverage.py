@@ -17,9 +17,14 @@ from sparsight.networks.matrices import weight_matrices
 from sparsight.networks.network import Network
 from sparsight.networks.recording import Recording
 
-__all__ = ["Coverage", "UncoveredLayer", "coverage"]
+__all__ = ["Coverage", "UncoveredLayer", "WeightUse", "coverage", "unread_weights"]
 
 _MULTIPLYING = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+_PRODUCTS = {
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum",
+    "tensordot", "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+    "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,21 @@ class Coverage:
         }
 
 
-class _Touched(TorchFunctionMode):
-    """Which tensors any operation was given, by identity."""
+class WeightUse(TorchFunctionMode):
+    """What operations do with the parameters of a model that runs inside the block.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    touched, multiplied
+        Identities of parameters that any operation was given, or one that multiplies matrices; as
+        they are, or as a view.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.seen: set[int] = set()
+        self._parameters = {id(parameter) for parameter in model.parameters()}
+        self.touched: set[int] = set()
+        self.multiplied: set[int] = set()
 
     def __torch_function__(
         self,
@@ -103,8 +117,33 @@ class _Touched(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        self.seen.update(id(value) for value in (*args, *kwargs.values()))
+        for value in (*args, *kwargs.values()):
+            for one in value if isinstance(value, list | tuple) else (value,):
+                self._see(func, one)
         return func(*args, **kwargs)
+
+    def _see(self, func: Any, value: Any) -> None:
+        if not isinstance(value, Tensor):
+            return
+        key = id(value if value._base is None else value._base)
+        if key in self._parameters:
+            self.touched.add(key)
+            if getattr(func, "__name__", "") in _PRODUCTS:
+                self.multiplied.add(key)
+
+
+def unread_weights(model: nn.Module, use: WeightUse) -> dict[str, str]:
+    """Name the parameters that multiply but are in no weight matrix, and say why, by name."""
+    known = {id(model.get_parameter(m.parameter)) for m in weight_matrices(model)}
+    found = {
+        name: f"{type(module).__name__} is not supported"
+        for _, module, name, parameter in _multiplying_weights(model)
+        if id(parameter) not in known
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and id(parameter) in use.multiplied - known:
+            found.setdefault(name, "used by an operation that is not supported")
+    return found
 
 
 def _reason(kind: str, known: bool, touched: bool) -> str:
@@ -169,7 +208,7 @@ def coverage(network: Network) -> Coverage:
     x = torch.zeros(
         1, settings.channels, *settings.size, device=network.device, dtype=network.dtype
     )
-    with torch.no_grad(), _Touched() as touched, Recording(network.model, matrices, see):
+    with torch.no_grad(), WeightUse(network.model) as use, Recording(network.model, matrices, see):
         network(x)
 
     total = 0
@@ -180,7 +219,7 @@ def coverage(network: Network) -> Coverage:
         unread = parameter.numel() - sum(m.numel for m in inside if m.name in used)
         if unread:
             kind = type(module).__name__
-            reason = _reason(kind, bool(inside), id(parameter) in touched.seen)
+            reason = _reason(kind, bool(inside), id(parameter) in use.touched)
             uncovered.append(UncoveredLayer(path, kind, unread, reason))
     return Coverage(
         spec=network.spec,

@@ -30,7 +30,7 @@ from sparsight.traces.options import (
     Options,
     most_views,
 )
-from sparsight.traces.plan import make_plan, require_apart
+from sparsight.traces.plan import Plan, make_plan, require_apart
 from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
 from sparsight.traces.result import Trace
@@ -73,11 +73,12 @@ def trace(
         A path or PIL image (augmented at full resolution), or a normalised tensor
         ``(1, C, H, W)`` of the network's input size.
     sparsity
-        ``auto``: the largest share of the network's weights at which the answer to the sample is
+        ``auto``: the largest share of the weights at which the answer to the sample is
         the same class, and the probability of ``target`` against all others within 0.01 nats (KL
         divergence) of the dense one; ``auto:NATS`` for another bound.
-        ``network:RATIO``: this share of the network's weights. Otherwise shares layer by layer;
-        see :func:`sparsight.traces.allocate`. A layer with 0 stays as it is.
+        ``network:RATIO``: this share of the weights in the layers that can be pruned. Otherwise
+        shares layer by layer; see :func:`sparsight.traces.allocate`. A layer with 0 stays as it
+        is.
     augmentations
         How many views, an :class:`Augmentation`, or the normalised views ``(N, C, H, W)``.
     solver
@@ -243,12 +244,7 @@ def _made(
     within = plan.order if options.stem else plan.order[1:]
     candidates = [matrix for matrix in within if matrix.name not in plan.uneven]
     if not candidates:
-        raise InputError(
-            f"network {network.spec!r} has no layer to prune but its first, which stays as it is: "
-            "include it (stem=True, --stem)"
-            if plan.order and not options.stem
-            else f"network {network.spec!r} has no layer that can be pruned: give another network"
-        )
+        raise _nothing_to_prune(network, plan, options.stem)
     chunk = options.chunk
     if chunk is None:
         budget = _CACHE_BYTES if x.device.type == "cpu" else _DEVICE_BYTES
@@ -277,7 +273,17 @@ def _made(
         if m.name in plan.uneven
     }
     common |= {
-        m.name: LayerTrace.left_alone(m, "not used by the forward pass") for m in plan.unused
+        m.name: LayerTrace.left_alone(
+            m,
+            "its weights are not used as they are, left dense"
+            if m.name in plan.touched
+            else "not used by the forward pass",
+        )
+        for m in plan.unused
+    }
+    common |= {
+        name: LayerTrace.not_read(name, network.model.get_parameter(name), f"{why}, left dense")
+        for name, why in plan.unread.items()
     }
     settings = {
         "network": network.spec,
@@ -311,6 +317,19 @@ def _made(
         )  # fmt: skip
     clock.lap("check")
     return found
+
+
+def _nothing_to_prune(network: Network, plan: Plan, stem: bool) -> InputError:
+    if plan.order and not stem:
+        return InputError(
+            f"network {network.spec!r} has no layer to prune but its first, which stays as it is: "
+            "include it (stem=True, --stem)"
+        )
+    reasons = [f"{name!r}: {why}" for name, why in plan.unread.items()][:3]
+    found = f" ({'; '.join(reasons)})" if reasons else ""
+    return InputError(
+        f"network {network.spec!r} has no layer that can be pruned{found}: give another network"
+    )
 
 
 def _plain(sparsity: Sparsity) -> Any:

@@ -12,7 +12,8 @@ from sparsight.networks import WeightMatrix
 
 __all__ = ["LayerTrace"]
 
-_KINDS = ("conv", "linear", "transposed_linear", "in_projection")
+_OTHER = "other"
+_KINDS = ("conv", "linear", "transposed_linear", "in_projection", _OTHER)
 _ROUNDED = 0.01  # share of weights that a change of precision may set to zero
 
 
@@ -23,7 +24,8 @@ class LayerTrace:
     Attributes
     ----------
     name, parameter, kind, groups, rows, columns
-        As in :class:`sparsight.networks.WeightMatrix`.
+        As in :class:`sparsight.networks.WeightMatrix`; of kind ``other``, and always left dense,
+        what no weight matrix holds: recurrent layers, transposed convolutions, bare parameters.
     requested
         Share of weights that was to be pruned.
     sparsity
@@ -81,6 +83,12 @@ class LayerTrace:
     def left_alone(cls, matrix: WeightMatrix, why: str) -> LayerTrace:
         """Describe a weight matrix that the trace does not touch."""
         return cls.of(matrix, 0.0, 0.0, None, 0.0, why)
+
+    @classmethod
+    def not_read(cls, name: str, parameter: Tensor, why: str) -> LayerTrace:
+        """Describe weights that multiply but that no weight matrix holds."""
+        rows = len(parameter)
+        return cls(name, name, _OTHER, 1, rows, parameter.numel() // rows, 0.0, 0.0, None, 0.0, why)
 
     @property
     def numel(self) -> int:

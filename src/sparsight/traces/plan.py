@@ -20,6 +20,7 @@ from sparsight.networks import (
     images_first,
     weight_matrices,
 )
+from sparsight.networks.coverage import WeightUse, unread_weights
 from sparsight.traces.positions import wide
 
 __all__ = ["Plan", "Shapes", "make_plan", "require_apart"]
@@ -46,7 +47,11 @@ class Plan:
     order
         Weight matrices in the order of first use.
     unused
-        Matrices that the forward pass never touched.
+        Matrices that the forward pass did not use.
+    touched
+        Those of them whose weights went into something else.
+    unread
+        Parameters that multiply but are in no matrix, and why, by name.
     shapes
         By layer.
     leader
@@ -63,6 +68,8 @@ class Plan:
 
     order: list[WeightMatrix] = field(default_factory=list)
     unused: list[WeightMatrix] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    unread: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, Shapes] = field(default_factory=dict)
     leader: dict[str, str] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
@@ -104,10 +111,14 @@ def make_plan(network: Network, x: Tensor) -> Plan:
         plan.shapes[name] = replace(shapes, uses=shapes.uses + 1)
         plan.probes.setdefault(name, []).append(_probe(call, 1, call.output.shape))
 
-    with Recording(network.model, matrices, see):
+    with WeightUse(network.model) as use, Recording(network.model, matrices, see):
         plan.logits = network.logits(x)[0]
     plan.order = list(found.values())
     plan.unused = [m for m in matrices if m.name not in found]
+    plan.touched = {
+        m.name for m in plan.unused if id(network.model.get_parameter(m.parameter)) in use.touched
+    }
+    plan.unread = unread_weights(network.model, use)
     leaders: dict[Any, str] = {}
     for matrix in plan.order:
         key = (tuple(inputs[matrix.name]), matrix.groups)
