@@ -180,3 +180,18 @@ def test_unknown_rules_are_refused():
         attribute(seeded(Plain()), picture(), 1, "lrp", spatial="flat")
     with pytest.raises(InputError, match="choose one of epsilon, zplus, gamma, flat"):
         attribute(seeded(Plain()), picture(), 1, "lrp", first="w2")
+
+
+def test_a_network_that_copies_its_image_first_is_ruled_as_without():
+    class Copied(nn.Module):
+        def __init__(self, body: nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x.clone().to(torch.float64).contiguous())
+
+    plain = seeded(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)))
+    x = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(3)).double()
+    maps = [attribute(model, x, 1, "lrp").map for model in (plain, Copied(plain).eval())]
+    assert torch.equal(*maps)

@@ -50,6 +50,8 @@ from sparsight.attribution.relevance import (
 
 __all__ = ["Composite", "RelevanceInterpreter"]
 
+_COPIES = {"clone", "_to_copy", "alias", "contiguous", "detach", "lift_fresh"}
+
 
 @dataclass(frozen=True)
 class Composite:
@@ -150,7 +152,15 @@ class RelevanceInterpreter(RuledInterpreter):
 
 
 def _sees_image(inputs: list[fx.Node], trace: Trace) -> bool:
-    return any(node.op == "placeholder" for node in inputs if node in trace.dependent)
+    """Whether one of them is the image, or a copy of it."""
+    return any(_copied(node).op == "placeholder" for node in inputs if node in trace.dependent)
+
+
+def _copied(node: fx.Node) -> fx.Node:
+    """Return what a node copies, over any number of copies; itself if it is none."""
+    while str(node.target).removeprefix("aten.").split(".")[0] in _COPIES:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _convolution(interpreter: RelevanceInterpreter, call: Call) -> Any:
