@@ -106,7 +106,7 @@ real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder vit_timm_layout --images 16
 	$(BIN)/python benchmarks/real_maps.py resnet56 --images 16 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py mobilenet_v2-objects --images 8 --arms $(HALF)
-	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 12
+	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --arms $(HALF)
 	$(BIN)/python benchmarks/ground_truth_table.py
 
 blame: $(STAMP)  ## Check blame: units off, neighbours, mending, Trojans; how long statistics take

@@ -171,7 +171,7 @@ def require_apart(network: Network, plan: Plan, pair: Tensor) -> None:
             )
         before = plan.probes[name][uses[name] - 1]
         now = _probe(call, len(pair), plan.shapes[name].output)
-        if not _close(now, before, network.dtype):
+        if not _close(now, before, call.output.dtype):
             raise UnsupportedError(
                 f"layer {name!r} gives an image something else in a batch than alone: the network "
                 f"mixes the images or their order, {alone}"
@@ -187,7 +187,7 @@ def require_apart(network: Network, plan: Plan, pair: Tensor) -> None:
         raise UnsupportedError(
             f"network {network.spec!r} does not run on two images at once ({why}): {alone}"
         ) from error
-    if len(answers) != len(pair) or not _close(answers[0], plan.logits, network.dtype):
+    if len(answers) != len(pair) or not _close(answers[0], plan.logits, answers.dtype):
         raise UnsupportedError(f"network {network.spec!r} mixes the images of a batch: {alone}")
 
 
