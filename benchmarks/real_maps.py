@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -111,6 +111,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--arms", default="dense,trace")
     parser.add_argument("--methods", default="all")
+    parser.add_argument(
+        "--reduction", choices=get_args(Reduction), help="of the colour channels, for all methods"
+    )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -126,19 +129,20 @@ def main() -> None:
         located = cases[0].mask is not None
         backdoored = name.endswith("backdoored")
         metrics = ([] if backdoored else list(INSERTION)) + (list(LOCALISATION) if located else [])
-        reduction: Reduction | None = "sum_abs" if backdoored else None
+        reduction = options.reduction or ("sum_abs" if backdoored else None)
+        key = f"{name}-{options.reduction}" if options.reduction else name
         settings = SETTINGS if place else SMALL_SETTINGS
         with stages(name) as progress:
             judge_maps(
                 network, cases, [parse_arm(arm) for arm in options.arms.split(",")], methods,
-                metrics, FOLDER / name, facts={"network": name, "images": len(cases)},
+                metrics, FOLDER / key, facts={"network": name, "images": len(cases)},
                 method_settings={m: settings[m] for m in methods if m in settings},
                 reduction=reduction, calibration=torch.cat([case.x for case in cases]),
                 workers=options.workers, progress=progress,
             )  # fmt: skip
-        kept = RESULTS / f"maps-{name}"
-        keep_report(FOLDER / name, kept)
-        print(f"{name}\n{(kept / 'tables.md').read_text()}", flush=True)
+        kept = RESULTS / f"maps-{key}"
+        keep_report(FOLDER / key, kept)
+        print(f"{key}\n{(kept / 'tables.md').read_text()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.attribution.metrics import METRICS
+from sparsight.benchmarks.maps.plots import plot_arms, plot_seconds
 from sparsight.benchmarks.maps.run import Row
 from sparsight.benchmarks.maps.summary import Summary, summarise
 from sparsight.errors import InputError
@@ -106,66 +107,6 @@ def write_report(
     text = [f"{cases}; brackets: 95 % bootstrap intervals over cases."]
     text += [markdown(summary) for summary in found.values()]
     write_text(folder / _TABLES, "\n\n".join(text) + "\n")
-    first = found[metrics[0]]
-    _plot_arms(folder / "arms.png", first)
-    _plot_seconds(folder / "seconds.png", first)
+    plot_arms(folder / "arms.png", found)
+    plot_seconds(folder / "seconds.png", next(iter(found.values())))
     return found
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plot_arms(file: Path, summary: Summary) -> None:
-    """Draw each arm's value per method, with the maps that know no network as lines."""
-    arms = [arm for arm in summary.means if arm != "blind"]
-    methods = list(summary.means[arms[0]])
-    figure = _figure(max(7, 1.5 + 0.9 * len(methods)), 4)
-    axis = figure.subplots()
-    width = 0.8 / len(arms)
-    for i, arm in enumerate(arms):
-        shown = [summary.means[arm][m] for m in methods]
-        places = [j + (i - (len(arms) - 1) / 2) * width for j in range(len(methods))]
-        axis.bar(places, [100 * e.value for e in shown], width, label=arm)
-        spread = [
-            [100 * (e.value - e.low) for e in shown],
-            [100 * (e.high - e.value) for e in shown],
-        ]
-        axis.errorbar(
-            places, [100 * e.value for e in shown], spread, fmt="none", ecolor="0.3", lw=0.8
-        )
-    for style, (name, estimate) in zip((":", "--", "-."), summary.means["blind"].items()):  # noqa: B905
-        axis.axhline(100 * estimate.value, color="0.4", linestyle=style, lw=1, label=f"{name} map")
-    lowest = min(e.low for arm in arms for e in summary.means[arm].values())
-    axis.set_ylim(bottom=max(0, 100 * lowest - 5))
-    axis.set_xticks(
-        range(len(methods)), [m.replace("_", " ") for m in methods], rotation=30, ha="right"
-    )
-    axis.set_ylabel(f"{summary.metric}, %")
-    axis.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
-    figure.savefig(file, dpi=110)
-
-
-def _plot_seconds(file: Path, summary: Summary) -> None:
-    """Draw the mean over methods against the seconds that an image takes."""
-    figure = _figure(6, 4)
-    axis = figure.subplots()
-    for arm, means in summary.means.items():
-        if arm == "blind":
-            continue
-        spent, e = max(summary.seconds[arm], 1e-3), means["mean"]
-        spread = [[100 * (e.value - e.low)], [100 * (e.high - e.value)]]
-        axis.errorbar([spent], [100 * e.value], spread, fmt="o", capsize=2, lw=0.8)
-        axis.annotate(
-            arm, (spent, 100 * e.value), fontsize=7, xytext=(4, 4), textcoords="offset points"
-        )
-    axis.set_xscale("log")
-    axis.set_xlabel("seconds per image to get the network that maps are drawn on")
-    axis.set_ylabel(f"{summary.metric}, mean of methods, %")
-    axis.margins(x=0.2)
-    figure.savefig(file, dpi=110)
