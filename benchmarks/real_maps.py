@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument(
         "--reduction", choices=get_args(Reduction), help="of the colour channels, for all methods"
     )
+    parser.add_argument("--name", default="", help="added to the folder's name")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -130,7 +131,7 @@ def main() -> None:
         backdoored = name.endswith("backdoored")
         metrics = ([] if backdoored else list(INSERTION)) + (list(LOCALISATION) if located else [])
         reduction = options.reduction or ("sum_abs" if backdoored else None)
-        key = f"{name}-{options.reduction}" if options.reduction else name
+        key = name + options.name
         settings = SETTINGS if place else SMALL_SETTINGS
         with stages(name) as progress:
             judge_maps(

@@ -34,11 +34,11 @@ from sparsight.benchmarks.maps import (
     trace_arm,
     write_report,
 )
-from sparsight.benchmarks.maps.arms import _published
+from sparsight.benchmarks.maps.arms import _published, _Trace
 from sparsight.datasets.scenes import EMBEDDED_TROJANS, render_scene
 from sparsight.errors import InputError, SparsightError
 from sparsight.networks import Network, load, overlay
-from sparsight.traces import PRESETS
+from sparsight.traces import PRESETS, Augmentation
 
 METHODS = ("saliency", "grad_cam")
 
@@ -79,6 +79,16 @@ def test_cases_take_turns_and_fool_the_network(network: Network, cases: list[Cas
 def test_what_is_no_arm_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="arm"):
         parse_arm(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("trace:hidden=0.5", 64), ("trace:hidden=0.5+augmentations=8", 8)]
+)
+def test_an_arm_may_hide_parts_of_its_views(name: str, count: int) -> None:
+    arm, plain = parse_arm(name), parse_arm(f"trace:augmentations={count}")
+    assert isinstance(arm, _Trace)
+    assert arm.options == {"augmentations": Augmentation(count, hidden=0.5)}
+    assert arm.describe() != plain.describe()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsight.benchmarks.maps.cases import Case
 from sparsight.errors import InputError
 from sparsight.networks import LayerInput, Network, Recording, WeightMatrix, weight_matrices
-from sparsight.traces import COMPENSATED, PRESETS, SOLVERS, trace
+from sparsight.traces import COMPENSATED, PRESETS, SOLVERS, Augmentation, trace
 
 __all__ = ["ARMS", "Arm", "ends_in_classes", "parse_arm", "trace_arm"]
 
@@ -95,7 +95,8 @@ def parse_arm(text: str) -> Arm:
     ----------
     text
         ``dense``; ``trace``, or ``trace:OPTION=VALUE+...`` with options of
-        :func:`sparsight.trace`; ``fastspade``, the published settings; ``wanda:RATIO`` and
+        :func:`sparsight.trace` or ``hidden=SHARE`` of :class:`sparsight.traces.Augmentation`;
+        ``fastspade``, the published settings; ``wanda:RATIO`` and
         ``magnitude:RATIO``, pruned once for all images; ``sparse-fc:RATIO``, an elastic net in
         place of the last layer.
 
@@ -113,10 +114,13 @@ def parse_arm(text: str) -> Arm:
     if text == "dense":
         return _Dense()
     if text == "fastspade":
-        options = {"solver": "sparsegpt", "sparsity": "fastspade", "augmentations": 256}
-        return _Trace(text, options)
+        return _Trace(text, {"solver": "sparsegpt", "sparsity": "fastspade", "augmentations": 256})
     if kind == "trace":
-        return _Trace(text, dict(_option(part) for part in rest.split("+") if part))
+        options: dict[str, Any] = dict(_option(part) for part in rest.split("+") if part)
+        if "hidden" in options:
+            count = options.get("augmentations", Augmentation.count)
+            options["augmentations"] = Augmentation(count, hidden=options.pop("hidden"))
+        return _Trace(text, options)
     if kind in (*_GLOBAL, "sparse-fc") and rest:
         ratio = _number(rest)
         if isinstance(ratio, float) and 0 <= ratio < 1:
@@ -139,7 +143,7 @@ def trace_arm(name: str, **options: Any) -> Arm:
 
 
 _WHOLE = ("augmentations", "positions", "gradients", "refitted")
-_REAL = ("damping", "focus")
+_REAL = ("damping", "focus", "hidden")
 
 
 def _number(text: str) -> float | str:
