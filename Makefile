@@ -101,12 +101,19 @@ trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (thos
 	$(BIN)/python benchmarks/photo_trojans.py --network resnet50 --name=-perturbed --cases 20 --methods lime,occlusion
 	$(BIN)/python benchmarks/ground_truth_table.py
 
+SIGNED := deep_lift,gradient_shap,input_x_gradient,integrated_gradients,lrp
+VIEWS := dense,trace,trace:focus=0,trace:focus=0+hidden=0.75
+
 real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py wrn16_1_backdoored --images 100
 	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder vit_timm_layout --images 16
 	$(BIN)/python benchmarks/real_maps.py resnet56 --images 16 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py mobilenet_v2-objects --images 8 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --arms $(HALF)
+	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --methods lime,occlusion --name=-views --arms $(VIEWS)
+	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --methods $(SIGNED) --reduction sum_abs --name=-sum_abs
+	$(BIN)/python benchmarks/real_maps.py resnet50-objects --images 16
+	$(BIN)/python benchmarks/real_maps.py resnet50-objects --images 16 --methods $(SIGNED) --reduction sum_abs --name=-sum_abs
 	$(BIN)/python benchmarks/ground_truth_table.py
 
 blame: $(STAMP)  ## Check blame: units off, neighbours, mending, Trojans; how long statistics take

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -232,7 +233,10 @@ def test_bfloat16_is_judged_in_full(embedded, sample):
 
 
 def test_numbers_of_numpy_are_saved(embedded, sample, tmp_path):
-    found = trace(embedded, sample, sparsity=np.float32(0.5), augmentations=4)
+    found = trace(
+        embedded, sample, sparsity=np.float32(0.5), augmentations=4, damping=np.float32(0.3),
+        focus=np.float64(0.5),
+    )  # fmt: skip
     assert Trace.load(found.save(tmp_path / "trace")).settings["sparsity"] == 0.5
 
 
@@ -326,6 +330,49 @@ def test_a_network_that_overwrites_its_input_is_traced_and_the_image_stays(optio
     assert grown.grad is not None
 
 
+def test_traces_may_lie_over_one_another():
+    network = single(small())
+    first, second = (trace(network, X, augmentations=4, seed=seed) for seed in (0, 1))
+    with first.applied(network):
+        with second.applied(network) as model:
+            assert torch.allclose(model(X)[0], second.traced_logits, atol=1e-5)
+        within = trace(network, X, augmentations=4)
+        with first.applied(first.network(network)):
+            pass
+    with within.applied(network):
+        pass
+
+
+def test_statistics_of_batch_norm_belong_to_a_trace():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 10),
+    )  # fmt: skip
+    network = single(model)
+    found = trace(network, X, augmentations=4)
+    model[1].running_mean.add_(1)
+    with pytest.raises(NetworkError, match="other weights than the one that was traced"):
+        found.applied(network)
+
+
+def test_an_attention_layer_with_zeros_of_its_own_is_saved_and_read(tmp_path):
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.fc = nn.Conv2d(3, 16, 3, 3), nn.Linear(16, 10)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.patches(x).flatten(2).mT
+            return self.fc(self.attention(x, x, x)[0].mean(1))
+
+    network = single(Attention())
+    sparse = trace(network, X, augmentations=4, sparsity=0.5, solver="magnitude").network(network)
+    found = trace(sparse, X, augmentations=4, sparsity={"attention[value]": 0.9})
+    again = Trace.load(found.save(tmp_path / "trace"))
+    assert again.layers == found.layers
+
+
 def test_a_trace_is_of_these_weights(tmp_path):
     network, other = single(small()), single(small())
     with torch.no_grad():
@@ -381,8 +428,33 @@ def mixed(x: torch.Tensor) -> torch.Tensor:
     return x - 0.5 * x.mean(0, keepdim=True)
 
 
+def less_the_first(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x[:1], x[1:] - x[:1]])
+
+
+def summed_up(x: torch.Tensor) -> torch.Tensor:
+    return x.cumsum(0)
+
+
 def only_one(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(1, 3, 12, 12)
+
+
+def refused(x: torch.Tensor) -> torch.Tensor:
+    if len(x) > 1:
+        raise ValueError("one image, please")
+    return x
+
+
+class OverImages(nn.Module):
+    """A recurrent layer that takes the images for the steps of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.rnn, self.fc = nn.Conv2d(3, 8, 3), nn.LSTM(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.rnn(self.conv(x).flatten(2).mT)[0].mean(1))
 
 
 @pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
@@ -391,15 +463,81 @@ def only_one(x: torch.Tensor) -> torch.Tensor:
     [
         (Flipped(by_image=False), "layer 'body.0' gives an image something else in a batch"),
         (Around(mixed), "layer 'body.0' gives an image something else in a batch"),
+        (Around(less_the_first), "layer 'body.0' gives an image something else in a batch"),
+        (Around(summed_up), "layer 'body.0' gives an image something else in a batch"),
+        (OverImages(), "layer 'fc' gives an image something else in a batch"),
         (Around(only_one), "does not run on two images at once"),
-        (OneByOne(None), "layer 'body.0' is used more often for two images than for one"),
+        (Around(refused), r"does not run on two images at once \(one image, please\)"),
+        (OneByOne(None), "layer 'body.0' is used 2 times for two images and 1 for one"),
         (Mapped(None), r"layer 'body.0' runs inside torch\.vmap"),
+        (Around(partial(F.dropout, p=0.1)), "answers the same image otherwise each time"),
     ],
-    ids=["flipped", "mixed", "batch-of-one", "one-by-one", "vmap"],
+    ids=[
+        *("flipped", "mixed", "first", "sum", "rnn", "batch-of-one", "refused", "one-by-one"),
+        *("vmap", "random"),
+    ],
 )
 def test_a_network_that_does_not_keep_images_apart_is_refused(model, reason, options):
-    with pytest.raises(UnsupportedError, match=reason):
-        trace(single(model), X, augmentations=torch.randn(8, 3, 12, 12), **options)
+    network = single(model)
+    for views in (torch.randn(8, 3, 12, 12), X.expand(8, -1, -1, -1)):
+        with pytest.raises(UnsupportedError, match=reason):
+            trace(network, X, augmentations=views, **options)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_network():
+    def too_much(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1:
+            torch.empty(2**60, dtype=torch.uint8)
+        return x
+
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        trace(single(Around(too_much)), X, augmentations=4)
+
+
+@pytest.mark.parametrize("grey", [0.0, 0.3, 1.0])
+def test_a_flat_image_in_a_network_that_standardises_it(grey):
+    class Standardised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            apart = x - x.mean((1, 2, 3), keepdim=True)
+            apart = apart / (x.std((1, 2, 3), keepdim=True) + 1e-6)
+            first = self.body[0]
+            return self.body[1:](F.conv2d(apart, first.weight))
+
+    network = single(Standardised())
+    trace(network, torch.full_like(X, grey), augmentations=torch.randn(8, 3, 12, 12))
+
+
+class Squeezed(nn.Module):
+    """Squeezes away the batch, too, where there is one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 8, 3), nn.Linear(8, 8)
+        self.last, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu()
+        gate = self.gate(x.mean((2, 3)).squeeze()).sigmoid().view(-1, 8, 1, 1)
+        return self.fc(self.last(x * gate).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 4}, {"sparsity": 0.5, "solver": "sparsegpt"}])
+def test_a_network_that_squeezes_a_single_image(options):
+    class Kept(Squeezed):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x).relu()
+            gate = self.gate(x.mean((2, 3))).sigmoid().view(-1, 8, 1, 1)
+            return self.fc(self.last(x * gate).relu().mean((2, 3)))
+
+    found, wanted = (
+        trace(single(model), X, augmentations=8, **options) for model in (Squeezed(), Kept())
+    )
+    assert torch.allclose(found.traced_logits, wanted.traced_logits, atol=1e-5)
+    assert found.layers[1].sparsity == wanted.layers[1].sparsity > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
@@ -432,13 +570,18 @@ class Hidden(nn.Module):
         self.bare = nn.Parameter(torch.randn(8, 8))
         self.standard = nn.Conv2d(8, 8, 3)
         self.never = nn.Linear(8, 8)
+        self.query = nn.Parameter(torch.randn(1, 2, 8))  # an input, no weights
+        self.ask = nn.Linear(8, 10)
+        self.nothing = nn.Parameter(torch.zeros(0, 4))
         self.head = nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.never.weight.dtype) + (torch.ones(3, 0) @ self.nothing).sum()
         x = self.body(self.up(x).relu()).relu()
         x = F.conv2d(x, self.standard.weight * 2).relu()
         x = torch.einsum("npc,dc->npd", x.flatten(2).mT, self.bare)
-        return self.head(self.rnn(x)[0][:, -1] + x.mean(1) @ self.bare.t())
+        asked = self.ask(self.query.expand(len(x), -1, -1)).mean(1)
+        return asked + self.head(self.rnn(x)[0][:, -1] + x.mean(1) @ self.bare.t())
 
 
 @pytest.mark.parametrize("options", [{}, {"sparsity": 0.5, "solver": "sparsegpt"}])
@@ -451,7 +594,8 @@ def test_weights_that_cannot_be_seen_are_named_and_counted(options, tmp_path):
     assert notes["bare"] == "used by an operation that is not supported, left dense"
     assert notes["standard"] == "its weights are not used as they are, left dense"
     assert notes["never"] == "not used by the forward pass"
-    matrices = sum(p.numel() for p in network.model.parameters() if p.ndim > 1)
+    model = network.model
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim > 1) - model.query.numel()
     assert sum(layer.numel for layer in found.layers) == matrices
     again = Trace.load(found.save(tmp_path / "trace"))
     assert again.layers == found.layers

@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sparsight.blame.layout import spread_over_weights, weights_of_units
 from sparsight.blame.saliency import loss_of
 from sparsight.errors import InputError
-from sparsight.networks import Network, Units, shared_view
+from sparsight.networks import Network, Units, failed_machine, shared_view
 
 __all__ = [
     "OBJECTIVES",
@@ -154,9 +154,10 @@ def input_map(
                     lambda given: grad(evaluate, argnums=1)(given, x), (parameters,), (tangents,)
                 )
             return InputMap(both[1][0].detach(), FORWARD)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation without such a rule
+        except RuntimeError as error:
+            if failed_machine(error):
+                raise
+            # an operation without such a rule
             return InputMap(_twice_backward(evaluate, parameters, tangents, x), BACKWARD)
 
 

@@ -8,6 +8,7 @@ from sparsight.networks.calls import (
     image_dimension,
     images_first,
 )
+from sparsight.networks.failures import failed_machine
 from sparsight.networks.load import load
 from sparsight.networks.matrices import WeightMatrix, weight_matrices
 from sparsight.networks.memory import memory_layout
@@ -33,6 +34,7 @@ __all__ = [
     "WeightMatrix",
     "blocks_of",
     "checksum",
+    "failed_machine",
     "image_dimension",
     "images_first",
     "load",

@@ -152,9 +152,12 @@ def image_dimension(shape: torch.Size, images: int, single: torch.Size) -> tuple
     """
     if images == 1:
         return 0, shape[0]
-    for dimension, (now, then) in enumerate(zip(shape, single, strict=True)):
-        if now == images * then and now != then:
-            return dimension, then
+    if tuple(shape) == (images, *single):  # a single image was squeezed
+        return 0, 1
+    if len(shape) == len(single):
+        for dimension, (now, then) in enumerate(zip(shape, single, strict=True)):
+            if now == images * then and now != then:
+                return dimension, then
     raise UnsupportedError(
         f"an input of shape {tuple(shape)} does not tell which part belongs to which "
         f"of {images} images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,11 @@ __all__ = ["Coverage", "UncoveredLayer", "WeightUse", "coverage", "unread_weight
 _MULTIPLYING = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 _PRODUCTS = {
     "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "einsum",
-    "tensordot", "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
-    "conv_transpose2d", "conv_transpose3d",
+    "tensordot",
+}  # fmt: skip
+_LAYERS = {  # of an input, and then of weights
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d",
 }  # fmt: skip
 
 
@@ -117,19 +120,31 @@ class WeightUse(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
+        found = func(*args, **kwargs)
+        if not _holds_tensors((found,)):  # a size or a type, not what is in it
+            return found
+        name = getattr(func, "__name__", "")
+        for place, value in (*enumerate(args), *kwargs.items()):
+            weighs = name in _PRODUCTS or (name in _LAYERS and place not in (0, "input"))
             for one in value if isinstance(value, list | tuple) else (value,):
-                self._see(func, one)
-        return func(*args, **kwargs)
+                self._see(one, weighs)
+        return found
 
-    def _see(self, func: Any, value: Any) -> None:
+    def _see(self, value: Any, weighs: bool) -> None:
         if not isinstance(value, Tensor):
             return
         key = id(value if value._base is None else value._base)
         if key in self._parameters:
             self.touched.add(key)
-            if getattr(func, "__name__", "") in _PRODUCTS:
+            if weighs:
                 self.multiplied.add(key)
+
+
+def _holds_tensors(values: Iterable[Any]) -> bool:
+    return any(
+        isinstance(value, Tensor) or (isinstance(value, list | tuple) and _holds_tensors(value))
+        for value in values
+    )
 
 
 def unread_weights(model: nn.Module, use: WeightUse) -> dict[str, str]:
@@ -141,7 +156,7 @@ def unread_weights(model: nn.Module, use: WeightUse) -> dict[str, str]:
         if id(parameter) not in known
     }
     for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 and id(parameter) in use.multiplied - known:
+        if parameter.ndim > 1 and id(parameter) in use.multiplied - known and parameter.numel():
             found.setdefault(name, "used by an operation that is not supported")
     return found
 
@@ -162,6 +177,8 @@ def _multiplying_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str
         for own, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{own}" if path else own
             multiplies = isinstance(module, _MULTIPLYING) and parameter.ndim > 1
+            if parameter.numel() == len(parameter) and not own.startswith("weight"):
+                multiplies = False  # a number for each unit
             if isinstance(module, nn.MultiheadAttention) and own in {"bias_k", "bias_v"}:
                 multiplies = False
             if (multiplies or name in known) and id(parameter) not in seen:

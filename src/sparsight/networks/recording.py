@@ -149,13 +149,9 @@ class Recording(TorchFunctionMode):
         if reader is None:
             return func(*args, **kwargs)
         x, weight, bias, geometry = reader(*args, **kwargs)
-        matrices = self._by_weight.get(id(weight), [])
-        if matrices and torch._C._functorch.is_batchedtensor(x):
-            raise UnsupportedError(
-                f"layer {matrices[0].name!r} runs inside torch.vmap, which hides the batch: call "
-                "it on the whole batch"
-            )
-        uses = [LayerInput(matrix, x, bias, geometry) for matrix in matrices]
+        uses = [
+            LayerInput(matrix, x, bias, geometry) for matrix in self._by_weight.get(id(weight), [])
+        ]
         edited = self._edited(uses)
         if edited is not uses:
             new = edited[0].input

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,32 +35,53 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-def checksum(model: nn.Module) -> str:
-    """Sum up all parameters, bit for bit: the same for the same weights, on any device.
+def checksum(model: nn.Module, without: Container[str] = ()) -> str:
+    """Sum up parameters and buffers, bit for bit: the same for the same weights, on any device.
 
-    Eight hexadecimal digits (CRC-32), that tell mistakes apart, not forgeries.
+    Parameters
+    ----------
+    model
+        What holds them. Buffers that a file of its weights would not hold do not count.
+    without
+        Names that are left out.
+
+    Returns
+    -------
+    str
+        Eight hexadecimal digits (CRC-32), that tell mistakes apart, not forgeries.
 
     Examples
     --------
     >>> layer = nn.Linear(2, 2)
-    >>> before = checksum(layer)
+    >>> before, bias = checksum(layer), checksum(layer, without={"weight"})
     >>> with torch.no_grad():
     ...     _ = layer.weight[0, 0].add_(1)
-    >>> checksum(layer) == before
-    False
+    >>> checksum(layer) == before, checksum(layer, without={"weight"}) == bias
+    (False, True)
     """
     found = 0
-    for name, value in model.named_parameters():
-        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found = zlib.crc32(plain.numpy().data, zlib.crc32(name.encode(), found))
+    for name, value in (*model.named_parameters(), *_kept_buffers(model)):
+        if name not in without:
+            found = zlib.crc32(_as_bytes(value).data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"
+
+
+def _kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for path, module in model.named_modules():
+        for name, value in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, value
+
+
+def _as_bytes(value: Tensor) -> np.ndarray[Any, Any]:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def hash_state(found: Any, state: Mapping[str, Tensor]) -> None:
     """Add names and bytes of tensors to a digest, one of :mod:`hashlib`."""
     for name, value in state.items():
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(_as_bytes(value))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:

@@ -120,7 +120,7 @@ def _form(layer: LayerTrace | None) -> str:
 
 
 def _require_same_network(a: Trace, b: Trace) -> None:
-    ours, theirs = ({layer.name: layer for layer in trace.layers} for trace in (a, b))
+    ours, theirs = ({m.name: m for m in trace.layers if m.is_matrix} for trace in (a, b))
     forms = [
         ((ours.get(name) or theirs[name]).parameter, _form(ours.get(name)), _form(theirs.get(name)))
         for name in dict.fromkeys([*ours, *theirs])
@@ -133,8 +133,9 @@ def _require_same_network(a: Trace, b: Trace) -> None:
                 f"the traces are of different networks: parameter {parameter!r} is {one} in the "
                 f"first and {two} in the second"
             )
-    first, second = (trace.settings.get("weights") for trace in (a, b))
-    if first and second and first["dtype"] == second["dtype"] and first != second:
+    first, second = (trace.settings.get("weights") or {} for trace in (a, b))
+    known = first and second and first["dtype"] == second["dtype"]
+    if known and first["checksum"] != second["checksum"]:
         raise InputError(
             "the traces are of networks with other weights: compare traces of the "
             "same network, trained as far"
@@ -172,7 +173,8 @@ def compare(a: Trace, b: Trace) -> TraceDiff:
     Raises
     ------
     InputError
-        If they are of different networks, with the first parameter that differs.
+        If they are of different networks, with the first parameter that differs, or of one with
+        other weights.
     NumericalError
         If they hold NaN or infinite values.
 
@@ -193,7 +195,7 @@ def compare(a: Trace, b: Trace) -> TraceDiff:
     rows: list[LayerDiff] = []
     apart = torch.zeros(3, dtype=torch.float64)
     for layer in a.layers:
-        if layer.requested == 0 == theirs[layer.name].requested:
+        if not layer.is_matrix or layer.requested == 0 == theirs[layer.name].requested:
             continue
         one, two = _matrix(a, layer), _matrix(b, layer)
         kept, other = _kept(one, layer), _kept(two, layer)

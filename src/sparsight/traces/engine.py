@@ -18,6 +18,7 @@ from sparsight.errors import InputError, UnsupportedError
 from sparsight.networks import Network, checksum, memory_layout, overlay
 from sparsight.storage import library_versions
 from sparsight.traces.allocation import DEFAULT_SPARSITY, Rule, Sparsity
+from sparsight.traces.apart import require_apart
 from sparsight.traces.augment import Augmentation
 from sparsight.traces.layers import LayerTrace
 from sparsight.traces.observe import Sampling
@@ -30,7 +31,7 @@ from sparsight.traces.options import (
     Options,
     most_views,
 )
-from sparsight.traces.plan import Plan, make_plan, require_apart
+from sparsight.traces.plan import Plan, make_plan
 from sparsight.traces.precision import in_full
 from sparsight.traces.pruning import Clock, Progress, Run, front_to_back, layer_by_layer
 from sparsight.traces.result import Trace
@@ -131,7 +132,8 @@ def trace(
     NetworkError
         Network in training mode.
     UnsupportedError
-        A layer whose weights are computed on the fly; an answer without a gradient; fewer than two
+        A layer whose weights are computed on the fly; an answer without a gradient, or one that
+        is random; a network that mixes the images of a batch, or takes none; fewer than two
         classes.
     NumericalError
         NaN in the network's answer to the sample or to a view, or a layer that cannot be solved
@@ -233,12 +235,12 @@ def _made(
         raise InputError(
             f"target {target} is no class: this network has classes 0 to {classes - 1}"
         )
+    require_apart(network, plan, x)
     clock.lap("sample")
     most = most_views(options.positions) if options.solver == COMPENSATED else None
     recipe = options.recipe
     views = make_views(network, image, x, recipe, options.seed, most)
     images = torch.cat([x, views])
-    require_apart(network, plan, images[:2])
     images = images.contiguous(memory_format=memory_layout(network, images))
     clock.lap("augment")
     within = plan.order if options.stem else plan.order[1:]
@@ -287,7 +289,6 @@ def _made(
     }
     settings = {
         "network": network.spec,
-        "weights": {"dtype": str(network.dtype), "checksum": checksum(network.model)},
         "solver": options.solver,
         "augmentations": describe_views(recipe),
         "target": target,
@@ -303,12 +304,14 @@ def _made(
         "chunk": chunk,
         "device": str(x.device),
     }
+    weights = {"dtype": str(network.dtype), "checksum": checksum(network.model)}
     versions = library_versions()
     found = []
     for sparsity, (tensors, rows, outcome) in zip(sparsities, results, strict=True):
         with overlay(network.model, tensors):
             traced = network.logits(x)[0]
-        own = {"sparsity": _plain(sparsity)}
+        weights["rest"] = checksum(network.model, without=tensors)
+        own = {"sparsity": _plain(sparsity), "weights": dict(weights)}
         found.append(
             Trace(
                 tensors, tuple((common | rows).values()), plan.logits.float().cpu(),

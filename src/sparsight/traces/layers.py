@@ -91,6 +91,11 @@ class LayerTrace:
         return cls(name, name, _OTHER, 1, rows, parameter.numel() // rows, 0.0, 0.0, None, 0.0, why)
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether it is a weight matrix, and not of kind ``other``."""
+        return self.kind != _OTHER
+
+    @property
     def numel(self) -> int:
         """Number of weights."""
         return self.groups * self.rows * self.columns
@@ -140,6 +145,8 @@ class LayerTrace:
             fits = tensor.numel() == self.numel and not self.start
         if not fits:
             raise ValueError(f"layer {self.name!r} is not of the size of its values")
+        if self.requested == 0 == self.sparsity:  # dense, beside a pruned part of its tensor
+            return
         zeros = float((self.pack(tensor) == 0).double().mean())
         if abs(zeros - self.sparsity) > _ROUNDED:
             raise ValueError(f"layer {self.name!r} has another sparsity than its values")

@@ -33,6 +33,7 @@ from sparsight.networks import (
     Network,
     Recording,
     WeightMatrix,
+    failed_machine,
     images_first,
 )
 from sparsight.networks.calls import pad_input
@@ -216,9 +217,9 @@ def _backward(logits: Tensor, batch: Tensor, share: Tensor, target: int) -> None
     evidence = ((own - rest) * (share * shown).sqrt()).sum()
     try:
         torch.autograd.grad(evidence, batch, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if failed_machine(error):
+            raise
         why = str(error).partition("\n")[0]
         raise UnsupportedError(
             "the gradient of the network's answer, which the choice of weights needs, cannot be "

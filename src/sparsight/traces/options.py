@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -65,8 +66,10 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("damping", "focus"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | None):
+            if isinstance(value, bool) or not isinstance(value, Real | None):
                 raise InputError(f"{name} is {value!r}: give a number")
+            if value is not None:
+                object.__setattr__(self, name, float(value))  # not a number of numpy
         if not isinstance(self.pattern, str):
             raise InputError(f"pattern is {self.pattern!r}: give weight, kernel, input, or N:M")
         if not 0 < self.pull < float("inf"):

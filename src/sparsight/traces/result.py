@@ -26,7 +26,7 @@ from sparsight.traces.packing import pack_all, unpack_all
 __all__ = ["Trace", "against_rest", "divergence"]
 
 _SCHEMA = 2
-_TRACED = ("dtype", "checksum")
+_TRACED = ("dtype", "checksum", "rest")
 _MANIFEST = "trace.json"
 _TENSORS = "trace.safetensors"
 # What reading a manifest and tensors can meet that were cut, edited or forged.
@@ -80,12 +80,13 @@ class Trace:
         Pruned parameters by name, same shape as the network's. Every zero is ``+0.0``: a sign
         that means nothing would cost more to store than the places of the kept weights.
     layers
-        What became of each weight matrix, in the order in which the network uses them.
+        What became of each weight matrix, in the order in which the network uses them, and of
+        other weights that multiply.
     dense_logits, traced_logits
         Answers of the dense and the traced network to the sample itself, ``(classes,)``.
     settings
         Everything that shaped the trace: solver, sparsity, augmentation, seed, damping, and
-        ``weights``, what the dense network's sum up to.
+        ``weights``, what the dense network's sum up to, all and those that stay.
     versions
         Library versions.
     seconds
@@ -106,7 +107,7 @@ class Trace:
 
     @property
     def sparsity(self) -> float:
-        """Share of zero weights over all weight matrices, those left dense included."""
+        """Share of zero weights among all that multiply, those left dense included."""
         total = sum(layer.numel for layer in self.layers)
         return sum(layer.sparsity * layer.numel for layer in self.layers) / max(total, 1)
 
@@ -150,7 +151,8 @@ class Trace:
         Raises
         ------
         NetworkError
-            If it has other parameters than the one traced, or other values in them.
+            If it has other parameters or buffers than the one traced, or other values in those
+            that the trace leaves as they are.
 
         Examples
         --------
@@ -176,7 +178,8 @@ class Trace:
         Raises
         ------
         NetworkError
-            If it has other parameters than the one traced, or other values in them.
+            If it has other parameters or buffers than the one traced, or other values in those
+            that the trace leaves as they are.
         """
         self._require_traced(_module(model))
         duplicate = copy.deepcopy(_module(model))
@@ -192,12 +195,15 @@ class Trace:
         return duplicate
 
     def _require_traced(self, model: nn.Module) -> None:
-        """Refuse a network of the same form but with other weights, such as after more training."""
+        """Refuse a network of the same form but with other weights, such as after more training.
+
+        What the trace replaces does not count: another trace, or this one, may be in its place.
+        """
         traced = self.settings.get("weights")
         if not traced or set(self.tensors) - dict(model.named_parameters()).keys():
             return
         dtype = str(next(model.parameters()).dtype)
-        if dtype == traced["dtype"] and checksum(model) != traced["checksum"]:
+        if dtype == traced["dtype"] and checksum(model, self.tensors) != traced["rest"]:
             raise NetworkError(
                 "the network has other weights than the one that was traced: give that one, or "
                 "trace this one too"
