@@ -19,6 +19,8 @@ PLANT_18 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet18
 PLANT_50 := $(VENV)/bin/python benchmarks/plant_trojans.py --network resnet50
 NINE := deep_lift,guided_backprop,grad_cam,guided_grad_cam,gradient_shap,integrated_gradients,lrp,saliency,input_x_gradient
 HALF := dense,trace,trace:sparsity=network:0.5
+SIGNED := deep_lift,gradient_shap,input_x_gradient,integrated_gradients,lrp
+VIEWS := dense,trace,trace:focus=0,trace:focus=0+hidden=0.75
 LATER := --rate 1e-4 --decoys 0.16 --trainable layer3 layer4 fc
 
 .PHONY: help install demo test test-slow lint docs-test docs errors coverage curves effects overlap bench-speed plant trojans real-maps tuning ablations blame chains harden federate sweep sweep-engine audit robust-maps views pictures
@@ -97,18 +99,17 @@ trojans: $(STAMP)  ## Score maps against stickers: scenes, and photographs (thos
 	cd build/trojan-scenes/embedded && cp summary.json tables.md arms.png seconds.png $(CURDIR)/$(RESULTS)/trojans-embedded
 	$(BIN)/python benchmarks/photo_trojans.py
 	$(BIN)/python benchmarks/photo_trojans.py --name=-fastspade --cases 20 --arms dense,trace,fastspade --methods $(NINE)
+	$(BIN)/python benchmarks/photo_trojans.py --name=-views --cases 20 --arms $(VIEWS) --methods lime,occlusion
 	$(BIN)/python benchmarks/photo_trojans.py --network resnet50 --methods $(NINE)
 	$(BIN)/python benchmarks/photo_trojans.py --network resnet50 --name=-perturbed --cases 20 --methods lime,occlusion
 	$(BIN)/python benchmarks/ground_truth_table.py
-
-SIGNED := deep_lift,gradient_shap,input_x_gradient,integrated_gradients,lrp
-VIEWS := dense,trace,trace:focus=0,trace:focus=0+hidden=0.75
 
 real-maps: $(STAMP)  ## Score maps of real networks on real images
 	$(BIN)/python benchmarks/real_maps.py wrn16_1_backdoored --images 100
 	$(BIN)/python benchmarks/real_maps.py resnet20 vit_encoder vit_timm_layout --images 16
 	$(BIN)/python benchmarks/real_maps.py resnet56 --images 16 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py mobilenet_v2-objects --images 8 --arms $(HALF)
+	$(BIN)/python benchmarks/real_maps.py mobilenet_v2-objects --images 8 --methods $(SIGNED) --reduction sum_abs --name=-sum_abs
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --arms $(HALF)
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --methods lime,occlusion --name=-views --arms $(VIEWS)
 	$(BIN)/python benchmarks/real_maps.py resnet18-objects --images 20 --methods $(SIGNED) --reduction sum_abs --name=-sum_abs

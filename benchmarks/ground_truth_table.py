@@ -18,6 +18,7 @@ FOUND = {
     "trojans-embedded": "scenes, embedded network, stickers",
     "trojans-resnet18-any": "photographs, ResNet-18, stickers",
     "trojans-resnet18-any-fastspade": "photographs, ResNet-18, stickers; no LIME, no occlusion",
+    "trojans-resnet18-any-views": "photographs, ResNet-18, stickers; LIME and occlusion",
     "trojans-resnet50-any": "photographs, ResNet-50, stickers; no LIME, no occlusion",
     "trojans-resnet50-any-perturbed": "photographs, ResNet-50, stickers; LIME and occlusion",
     "maps-wrn16_1_backdoored": "CIFAR-10, WideResNet-16-1, somebody else's checker",
@@ -33,7 +34,7 @@ FOUND = {
     "maps-vit_encoder": "CIFAR-10, ViT",
     "maps-vit_timm_layout": "CIFAR-10, weak ViT",
 }
-TITLES = {"resnet18": "ResNet-18"}
+TITLES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "mobilenet_v2": "MobileNet-V2"}
 ARMS = {
     "trace": "",
     "trace:sparsity=network:0.5": "; half of the weights",
