@@ -130,7 +130,8 @@ def main() -> None:
         located = cases[0].mask is not None
         backdoored = name.endswith("backdoored")
         metrics = ([] if backdoored else list(INSERTION)) + (list(LOCALISATION) if located else [])
-        reduction = options.reduction or ("sum_abs" if backdoored else None)
+        own: Reduction | None = "sum_abs" if backdoored else None
+        reduction: Reduction | None = options.reduction or own
         key = name + options.name
         settings = SETTINGS if place else SMALL_SETTINGS
         with stages(name) as progress:
